@@ -36,7 +36,7 @@ class NonFiniteLossError(UserError):
 
 def nearest(name: str, options: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the closest of ``options``, or an empty string."""
-    close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

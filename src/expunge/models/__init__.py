@@ -1,1 +1,1 @@
-"""models."""
+"""Models: where they come from, how one forward pass runs, and what a frozen reference is worth."""

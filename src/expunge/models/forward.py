@@ -1,0 +1,97 @@
+"""One forward pass over many sequences, ending in logits on labelled rows: the only place where tokens are predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Sequence as SequenceOf
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from expunge.data.tree import PackedTree, TokenSequence
+from expunge.losses.logps import sequence_logps, token_logps
+from expunge.models.tree_attention import tree_logits
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """What a pass yields: M labelled tokens of B sequences, ordered by sequence and then by position."""
+
+    logits: Tensor
+    """``(M, V)`` at the position that predicts each label."""
+    labels: Tensor
+    """``(M,)``."""
+    sequence: Tensor
+    """``(M,)`` which sequence a row belongs to."""
+    num_sequences: int
+
+    @cached_property
+    def per_token_logps(self) -> Tensor:
+        """``(M,)`` log-probs of the labels, float32."""
+        return token_logps(self.logits, self.labels)
+
+    @cached_property
+    def logps(self) -> Tensor:
+        """``(B,)`` log-probs summed over each sequence's labels."""
+        return sequence_logps(self.per_token_logps, self.sequence, self.num_sequences)
+
+    @cached_property
+    def num_tokens(self) -> Tensor:
+        """``(B,)`` labels per sequence."""
+        return torch.bincount(self.sequence, minlength=self.num_sequences)
+
+    def select(self, first: int, last: int) -> LabelledRows:
+        """The rows of sequences ``first`` to ``last`` (exclusive), renumbered from 0."""
+        start, end = torch.searchsorted(self.sequence, torch.tensor([first, last], device=self.sequence.device)).tolist()
+        part = LabelledRows(
+            self.logits[start:end], self.labels[start:end], self.sequence[start:end] - first, last - first
+        )
+        # Log-probs come from the whole, so that the wide backward through the logits runs once for all parts.
+        part.__dict__["per_token_logps"] = self.per_token_logps[start:end]
+        return part
+
+
+def labelled_rows(model: nn.Module, sequences: SequenceOf[TokenSequence], *, packed: bool) -> LabelledRows:
+    """Run ``model`` once over ``sequences``.
+
+    Args:
+        model: a causal language model, possibly wrapped; switched to tree attention if ``packed``.
+        sequences: B sequences; shared beginnings are encoded once when packed.
+        packed: one row of unique tokens; otherwise a right-padded batch, for architectures that cannot.
+
+    Returns:
+        Logits on labelled rows, differentiable unless gradients are off.
+    """
+    device = next(model.parameters()).device
+    if packed:
+        tree = PackedTree.build(sequences).to(device)
+        return LabelledRows(tree_logits(model, tree), tree.labels, tree.sequence, tree.num_sequences)
+    return _padded_rows(model, sequences, device)
+
+
+def _padded_rows(model: nn.Module, sequences: SequenceOf[TokenSequence], device: torch.device) -> LabelledRows:
+    longest = max(len(s.ids) for s in sequences)
+    ids = torch.zeros(len(sequences), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, s in enumerate(sequences):
+        ids[i, : len(s.ids)] = torch.tensor(s.ids)
+        mask[i, : len(s.ids)] = 1
+    rows = [(i, t - 1) for i, s in enumerate(sequences) for t in range(s.first_label, len(s.ids))]
+    sequence, position = (torch.tensor(column, device=device) for column in zip(*rows, strict=True))
+    labels = torch.tensor([token for s in sequences for token in s.ids[s.first_label :]], device=device)
+    output = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
+    return LabelledRows(output.logits[sequence, position], labels, sequence, len(sequences))
+
+
+@contextmanager
+def head_inputs(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect what the output head is given in every forward pass inside the block: final hidden states."""
+    seen: list[Tensor] = []
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        yield seen
+    finally:
+        hook.remove()

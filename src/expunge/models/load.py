@@ -1,0 +1,288 @@
+"""Loading a causal language model from wherever the user has one: a folder, a run, an adapter, a GGUF file, the Hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from expunge.data.formats import Format
+from expunge.errors import ModelError
+from expunge.models.fetch import fetch_smollm2
+from expunge.models.numerics import use_fast_float32
+from expunge.models.tree_attention import TREE_ATTENTION, tree_works
+
+BUILTIN_MODEL = "smollm2"
+HUB_SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FORMAT_FILE = "expunge.json"
+"""Beside saved weights: which chat format they were trained with."""
+
+
+@dataclass
+class LoadedModel:
+    """A model ready to be trained or scored, with all that has to stay together with it."""
+
+    model: Any
+    tokenizer: Any
+    format: Format
+    packed: bool
+    """Whether it takes packed trees; otherwise padded batches."""
+    source: str
+    fingerprint: str
+    """SHA-256 over the weights and configuration that it was loaded from."""
+    notes: list[str] = field(default_factory=list)
+    """What a user should know: fallbacks taken, tokens substituted."""
+    matmul_route: str = "default"
+
+
+def load_model(
+    source: str | Path,
+    *,
+    format: str = "auto",
+    max_length: int = 512,
+    dtype: str = "float32",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Load weights (safetensors or GGUF only), tokenizer and format, and check that packed trees work.
+
+    Args:
+        source: ``smollm2`` (the built-in demo model), a model folder, a run folder, a PEFT adapter folder, a ``.gguf``
+            file or a Hub id.
+        format: ``auto``, ``chat`` or a named format; a model trained here remembers its own.
+        max_length: longest sequence in tokens.
+        dtype: ``float32``, ``bfloat16`` or ``float16``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        trust_remote_code: run Python code that comes with the model; never on by default.
+
+    Raises:
+        ModelError: one line that says what is missing and what would do.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}")
+    route = use_fast_float32()
+    place = resolve(source)
+    options = {"dtype": DTYPES[dtype], "trust_remote_code": trust_remote_code}
+    model, tokenizer = _load_weights(place, options)
+    notes: list[str] = []
+    if format == "auto" and place.format:
+        format = place.format
+    bound = Format.bind(tokenizer, format, _fitting_length(max_length, model, notes))
+    if bound.name != "chat":
+        notes.append(f"the model has no chat template in use; format '{bound.name}'")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+        notes.append("the tokenizer has no pad token; padding uses the end token, masks come from lengths")
+    _disable_dropout(model)
+    model.to(pick_device(device))
+    packed = _switch_to_trees(model, notes)
+    fingerprint = place.fingerprint() if place.folder else _hub_fingerprint(model, str(source))
+    return LoadedModel(model, tokenizer, bound, packed, str(source), fingerprint, notes, route)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the parts of a model lie, found out before anything heavy is read."""
+
+    folder: Path | None = None
+    hub_id: str | None = None
+    gguf_file: str | None = None
+    adapter: bool = False
+    format: str | None = None
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the files that make the model what it is."""
+        assert self.folder is not None
+        files = [self.folder / self.gguf_file] if self.gguf_file else sorted(self.folder.iterdir())
+        wanted = [f for f in files if f.suffix in {".safetensors", ".gguf"} or f.name in _IDENTITY_FILES]
+        return _hash_files(tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in wanted))
+
+
+_IDENTITY_FILES = {"config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+
+
+@lru_cache(maxsize=64)
+def _hash_files(files: tuple[tuple[str, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for name, _, _ in files:
+        digest.update(Path(name).name.encode())
+        with open(name, "rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _hub_fingerprint(model: Any, source: str) -> str:
+    commit = getattr(model.config, "_commit_hash", None) or "unknown revision"
+    return hashlib.sha256(f"{source}@{commit}".encode()).hexdigest()
+
+
+def resolve(source: str | Path) -> Place:
+    """Find out what kind of thing ``source`` names.
+
+    Raises:
+        ModelError: if it is a path and holds no model.
+    """
+    if str(source) == BUILTIN_MODEL:
+        return _in_folder(fetch_smollm2())
+    path = Path(source).expanduser()
+    if path.is_file():
+        if path.suffix == ".gguf":
+            return Place(folder=path.parent, gguf_file=path.name)
+        raise ModelError(f"{source}: a model is a folder, a .gguf file or a Hub id, and this is another kind of file")
+    if path.is_dir():
+        return _in_folder(path)
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)) and not str(source).startswith("."):
+        return Place(hub_id=str(source))
+    raise ModelError(f"{source}: no such model folder or .gguf file")
+
+
+def _in_folder(path: Path) -> Place:
+    for name in ("model", "adapter"):
+        if (path / "run.json").is_file() and (path / name).is_dir():
+            return _in_folder(path / name)
+    remembered = None
+    if (path / FORMAT_FILE).is_file():
+        remembered = json.loads((path / FORMAT_FILE).read_text(encoding="utf-8")).get("format")
+    if (path / "adapter_config.json").is_file():
+        if not (path / "adapter_model.safetensors").is_file():
+            raise ModelError(f"{path}: an adapter without adapter_model.safetensors (pickled weights are not read)")
+        return Place(folder=path, adapter=True, format=remembered)
+    if not (path / "config.json").is_file():
+        ggufs = sorted(path.glob("*.gguf"))
+        if len(ggufs) == 1:
+            return Place(folder=path, gguf_file=ggufs[0].name)
+        raise ModelError(f"{path}: no model here (expected config.json with *.safetensors, an adapter, or one .gguf file)")
+    if not list(path.glob("*.safetensors")):
+        pickled = ", ".join(p.name for p in sorted(path.glob("*.bin")))
+        why = f"only pickled weights ({pickled}), which are not read; save them as safetensors" if pickled else "no weights"
+        raise ModelError(f"{path}: {why}")
+    return Place(folder=path, format=remembered)
+
+
+def _load_weights(place: Place, options: dict[str, Any]) -> tuple[Any, Any]:
+    if place.adapter:
+        return _load_adapter(place, options)
+    name = str(place.folder) if place.folder else str(place.hub_id)
+    extra: dict[str, Any] = {"use_safetensors": True}
+    remote = {"trust_remote_code": options["trust_remote_code"]}
+    if place.gguf_file:
+        extra = _gguf_options(place.gguf_file)
+        remote["gguf_file"] = place.gguf_file
+    try:
+        model = AutoModelForCausalLM.from_pretrained(name, **options, **extra)
+        tokenizer = AutoTokenizer.from_pretrained(name, **remote)
+    except ImportError as error:
+        raise ModelError(f"{name}: {_first_line(error)}") from error
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(_explain(name, place, error)) from error
+    return model, tokenizer
+
+
+def _gguf_options(file: str) -> dict[str, Any]:
+    options: dict[str, Any] = {"gguf_file": file}
+    try:
+        from transformers import GgufConfig
+    except ImportError:  # older transformers expand the weights without being asked
+        return options
+    return options | {"quantization_config": GgufConfig(dequantize=True)}
+
+
+def _load_adapter(place: Place, options: dict[str, Any]) -> tuple[Any, Any]:
+    from peft import PeftModel
+
+    folder = place.folder
+    assert folder is not None
+    base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise ModelError(f"{folder}: adapter_config.json names no base model; set base_model_name_or_path in it")
+    model, tokenizer = _load_weights(resolve(base), options)
+    if (folder / "tokenizer_config.json").is_file():
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    return PeftModel.from_pretrained(model, str(folder)), tokenizer
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0].strip() if lines else type(error).__name__
+
+
+def _explain(name: str, place: Place, error: BaseException) -> str:
+    """One line for the usual ways in which a model cannot be had."""
+    if place.folder:
+        return f"{name}: cannot be loaded: {_first_line(error)}"
+    kinds = set()
+    cause: BaseException | None = error
+    while cause is not None:
+        kinds.add(type(cause).__name__)
+        cause = cause.__cause__ or cause.__context__
+    if "GatedRepoError" in kinds:
+        return f"{name}: the Hub model is gated; accept its terms on its page and log in with `hf auth login`"
+    if "RepositoryNotFoundError" in kinds:
+        return f"{name}: no such folder, and no such public model on the Hub (a private one needs `hf auth login`)"
+    offline = kinds & {"LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectError", "ConnectionError", "ProxyError"}
+    if offline or "couldn't connect" in str(error).lower():
+        return f"{name}: no such folder, and the Hub cannot be reached; give a local folder, or '{BUILTIN_MODEL}'"
+    if "safetensors" in str(error):
+        return f"{name}: the Hub model has no safetensors weights, and pickled ones are not read"
+    return f"{name}: cannot be loaded: {_first_line(error)}"
+
+
+def pick_device(device: str) -> torch.device:
+    """``auto`` is CUDA where there is one, else the CPU.
+
+    Raises:
+        ModelError: if the device is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"device {device!r} is not available here: {_first_line(error)}") from error
+
+
+def _fitting_length(max_length: int, model: Any, notes: list[str]) -> int:
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions and positions < max_length:
+        notes.append(f"max_length lowered from {max_length} to the model's {positions} positions")
+        return positions
+    return max_length
+
+
+def _disable_dropout(model: Any) -> None:
+    """Dropout is 0 unless asked: at the reference every loss must have its known value."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+
+
+def _switch_to_trees(model: Any, notes: list[str]) -> bool:
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    before = inner.config._attn_implementation
+    try:
+        inner.set_attn_implementation(TREE_ATTENTION)
+        reason = tree_works(inner)
+    except (ValueError, KeyError, AttributeError) as error:
+        reason = _first_line(error)
+    if not reason:
+        return True
+    inner.set_attn_implementation(before)
+    notes.append(f"{type(inner).__name__} cannot take packed trees ({reason}); using padded batches")
+    return False
+
+
+def remember_format(folder: Path, format: Format) -> None:
+    """Write beside saved weights which format they were trained with."""
+    (folder / FORMAT_FILE).write_text(json.dumps({"format": format.name}) + "\n", encoding="utf-8")

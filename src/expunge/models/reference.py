@@ -1,0 +1,188 @@
+"""The frozen reference model as data: computed once on the starting weights, kept, and never held in memory as a model.
+
+Per-sequence log-probs serve NPO and DPO (one number each). KL needs whole distributions: instead of ``(M, V)`` logits
+the final hidden states ``(M, d)`` are kept, and the frozen output head is applied again when they are needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from expunge.data.tree import TokenSequence, pack_units
+from expunge.errors import ModelError
+from expunge.models.forward import head_inputs, labelled_rows
+from expunge.models.load import LoadedModel
+
+REFERENCE_VERSION = 1
+PACK_TOKENS = 512
+
+
+class FrozenHead:
+    """The starting model's output head, able to turn kept hidden states into logits again.
+
+    Some architectures bend the logits after the linear map (a soft cap, a scale). The right form is found by comparing
+    with the model's own logits, so that an unknown one is refused instead of being silently wrong.
+    """
+
+    def __init__(self, model: Any, hidden: Tensor, logits: Tensor) -> None:
+        head = model.get_output_embeddings()
+        self.weight: Tensor = head.weight.detach()
+        self.bias: Tensor | None = None if getattr(head, "bias", None) is None else head.bias.detach()
+        self._bend = self._find_form(model.config.get_text_config(), hidden, logits)
+
+    def _find_form(self, config: Any, hidden: Tensor, logits: Tensor) -> Callable[[Tensor], Tensor]:
+        cap = getattr(config, "final_logit_softcapping", None)
+        scale = getattr(config, "logit_scale", None)
+        divisor = getattr(config, "logits_scaling", None)
+        forms: list[Callable[[Tensor], Tensor]] = [lambda z: z]
+        if cap:
+            forms.append(lambda z: cap * torch.tanh(z / cap))
+        if scale:
+            forms.append(lambda z: z * scale)
+        if divisor:
+            forms.append(lambda z: z / divisor)
+        straight = F.linear(hidden, self.weight, self.bias)
+        for form in forms:
+            if torch.allclose(form(straight).float(), logits.float(), rtol=1e-2, atol=1e-2):
+                return form
+        raise ModelError(
+            "retain term 'kl' rebuilds the reference's logits from hidden states, and this model bends its logits in an "
+            "unknown way; use retain term 'nll'"
+        )
+
+    def detach_from(self, model: Any) -> None:
+        """Copy the weights if training moves them (tied embeddings under full scope), else keep sharing them."""
+        if any(p.requires_grad and p.data_ptr() == self.weight.data_ptr() for p in model.parameters()):
+            self.weight = self.weight.clone()
+            self.bias = None if self.bias is None else self.bias.clone()
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """``(M, V)`` logits from ``(M, d)`` final hidden states."""
+        return self._bend(F.linear(hidden.to(self.weight.device, self.weight.dtype), self.weight, self.bias))
+
+
+@dataclass
+class Reference:
+    """What the starting model says of the sequences that training will show."""
+
+    logps: dict[TokenSequence, float]
+    """Log-prob summed over the labels."""
+    hidden: dict[TokenSequence, Tensor]
+    """``(T, d)`` final hidden states that predict the labels; empty unless asked for."""
+    head: FrozenHead | None = None
+
+    def sequence_logps(self, sequences: SequenceOf[TokenSequence], device: torch.device) -> Tensor:
+        """``(B,)`` reference log-probs."""
+        return torch.tensor([self.logps[s] for s in sequences], device=device)
+
+    def logits(self, sequences: SequenceOf[TokenSequence]) -> Tensor:
+        """``(M, V)`` reference logits on the labelled rows, ordered like a forward pass over ``sequences``."""
+        assert self.head is not None
+        return self.head.logits(torch.cat([self.hidden[s] for s in sequences]))
+
+
+@torch.no_grad()
+def compute_reference(
+    loaded: LoadedModel,
+    logps_of: Iterable[TokenSequence],
+    hidden_of: Iterable[TokenSequence],
+    *,
+    cache: Path | None = None,
+    on_pack: Callable[[int, int], None] | None = None,
+) -> Reference:
+    """Run the starting model once over every sequence it will be asked about.
+
+    Args:
+        loaded: the model at its starting weights, before any scope is attached.
+        logps_of: sequences whose summed log-prob is needed.
+        hidden_of: sequences whose final hidden states are needed (KL).
+        cache: folder for the result, keyed by model, numerics and token ids; None keeps it in memory.
+        on_pack: called with (done, total) packs, for a progress bar.
+    """
+    wanted_hidden = dict.fromkeys(hidden_of)
+    sequences = list(dict.fromkeys([*logps_of, *wanted_hidden]))
+    if not sequences:
+        return Reference({}, {})
+    model = loaded.model
+    was_training = model.training
+    model.eval()
+    head = _frozen_head(loaded, sequences[0]) if wanted_hidden else None
+    path = cache / f"reference-{_key(loaded, sequences, wanted_hidden)}.safetensors" if cache else None
+    kept = _read(path) if path else None
+    if kept is None:
+        kept = _run(loaded, sequences, wanted_hidden, on_pack)
+        if path:
+            _write(path, kept)
+    model.train(was_training)
+    owners = [s for s in sequences if s in wanted_hidden]
+    pieces = kept["hidden"].split([s.num_labels for s in owners]) if owners else ()
+    logps = dict(zip(sequences, kept["logps"].tolist(), strict=True))
+    return Reference(logps, dict(zip(owners, pieces, strict=True)), head)
+
+
+def _run(
+    loaded: LoadedModel, sequences: list[TokenSequence], wanted: dict[TokenSequence, None], on_pack: Callable | None
+) -> dict[str, Tensor]:
+    packs = pack_units([[s] for s in sequences], PACK_TOKENS)
+    logps: list[Tensor] = []
+    hidden: list[Tensor] = []
+    for done, pack in enumerate(packs):
+        members = [sequences[i] for i in pack]
+        with head_inputs(loaded.model) as seen:
+            rows = labelled_rows(loaded.model, members, packed=loaded.packed)
+        logps.append(rows.logps.cpu())
+        if wanted:
+            states = _label_states(seen[0], members, rows.labels.shape[0]).cpu()
+            pieces = states.split([s.num_labels for s in members])
+            hidden += [piece.clone() for s, piece in zip(members, pieces, strict=True) if s in wanted]
+        if on_pack:
+            on_pack(done + 1, len(packs))
+    return {"logps": torch.cat(logps), "hidden": torch.cat(hidden) if hidden else torch.empty(0)}
+
+
+def _label_states(seen: Tensor, members: list[TokenSequence], num_labels: int) -> Tensor:
+    """``(M, d)`` head inputs on labelled rows: given directly by a packed pass, picked out of a padded batch."""
+    if seen.shape[0] == 1 and seen.shape[1] == num_labels:
+        return seen[0]
+    return torch.cat([seen[i, s.first_label - 1 : len(s.ids) - 1] for i, s in enumerate(members)])
+
+
+def _frozen_head(loaded: LoadedModel, sample: TokenSequence) -> FrozenHead:
+    with head_inputs(loaded.model) as seen:
+        rows = labelled_rows(loaded.model, [sample], packed=loaded.packed)
+    return FrozenHead(loaded.model, _label_states(seen[0], [sample], rows.labels.shape[0]), rows.logits)
+
+
+def _key(loaded: LoadedModel, sequences: list[TokenSequence], wanted: dict[TokenSequence, None]) -> str:
+    digest = hashlib.sha256()
+    numerics = [REFERENCE_VERSION, loaded.fingerprint, str(loaded.model.dtype), loaded.packed, loaded.matmul_route]
+    digest.update(json.dumps(numerics).encode())
+    for s in sequences:
+        digest.update(json.dumps([s.first_label, s in wanted, *s.ids]).encode())
+    return digest.hexdigest()[:20]
+
+
+def _read(path: Path) -> dict[str, Tensor] | None:
+    from safetensors.torch import load_file
+
+    return load_file(path) if path.is_file() else None
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    save_file(tensors, partial)
+    os.replace(partial, path)

@@ -1,0 +1,165 @@
+"""Attention over a packed tree, registered with transformers so that its own model code runs unchanged.
+
+Every architecture that takes its attention function from transformers' ``AttentionInterface`` hands ours the keyword
+arguments of the forward call. With a tree among them, attention follows the tree; without one (generation, padded
+batches) it is ordinary attention with the mask that transformers built.
+
+Some architectures accept the setting and ignore it, or part of it, and return wrong numbers. So nothing is trusted:
+:func:`tree_works` counts the calls of one forward pass and compares its log-probs with separate sequences.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from expunge.data.tree import PackedTree, TokenSequence
+
+TREE_ATTENTION = "expunge_tree"
+
+# How many attention layers saw a tree since the last reset; a counter is safe under checkpoint recomputation,
+# where a context variable would already be gone.
+_calls = {"with_tree": 0, "without_tree": 0}
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, allowed: Tensor, scaling: float, softcap: float | None, sinks: Tensor | None
+) -> Tensor:
+    """Masked attention with grouped heads folded into rows: ``(1, H, N, D)`` in, ``(1, N, H, D)`` out."""
+    num_heads, num_tokens, width = query.shape[1:]
+    kv_heads = key.shape[1]
+    groups = num_heads // kv_heads
+    folded = query.reshape(kv_heads, groups * num_tokens, width)
+    scores = torch.bmm(folded, key[0].transpose(1, 2)) * scaling
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores = scores.view(kv_heads, groups, num_tokens, num_tokens).masked_fill(~allowed, torch.finfo(scores.dtype).min)
+    if sinks is None:
+        weights = torch.softmax(scores, dim=-1, dtype=torch.float32)
+    else:
+        sink = sinks.view(kv_heads, groups, 1, 1).expand(-1, -1, num_tokens, 1).to(scores.dtype)
+        weights = torch.softmax(torch.cat([scores, sink], dim=-1), dim=-1, dtype=torch.float32)[..., :-1]
+    mixed = torch.bmm(weights.to(value.dtype).view(kv_heads, groups * num_tokens, num_tokens), value[0])
+    return mixed.view(1, num_heads, num_tokens, value.shape[-1]).transpose(1, 2).contiguous()
+
+
+def _plain_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs
+) -> tuple[Tensor, Tensor | None]:
+    """Attention without a tree: SDPA, or the model's own eager function where SDPA lacks what the model needs."""
+    if kwargs.get("softcap") is None and kwargs.get("s_aux") is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    eager = vars(__import__(type(module).__module__, fromlist=["eager_attention_forward"]))["eager_attention_forward"]
+    if attention_mask is None:
+        rows, columns = query.shape[2], key.shape[2]
+        attention_mask = torch.ones(rows, columns, dtype=torch.bool, device=query.device).tril(columns - rows)[None, None]
+    if attention_mask.dtype == torch.bool:
+        lowest = torch.finfo(query.dtype).min
+        attention_mask = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill(~attention_mask, lowest)
+    return eager(module, query, key, value, attention_mask, **kwargs)
+
+
+def tree_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    tree: PackedTree | None = None,
+    **kwargs,
+) -> tuple[Tensor, Tensor | None]:
+    """The registered attention function: ``(1, H, N, D)`` query, key and value; see transformers' interface.
+
+    A sliding window is applied by *position* (depth in the tree), since neighbours in the row need not be neighbours
+    in a sequence.
+    """
+    if tree is None:
+        _calls["without_tree"] += 1
+        return _plain_attention(module, query, key, value, attention_mask, **kwargs)
+    _calls["with_tree"] += 1
+    allowed = tree.visible
+    window = kwargs.get("sliding_window")
+    if window is not None:
+        distance = tree.position_ids[:, None] - tree.position_ids[None, :]
+        allowed = allowed & (distance < window)
+    scaling = kwargs.get("scaling")
+    if scaling is None:
+        scaling = query.shape[-1] ** -0.5
+    dropout = kwargs.get("dropout") or 0.0
+    if dropout:
+        raise ValueError("attention dropout is not supported on a packed tree; set attention_dropout to 0")
+    return _attend(query, key, value, allowed, scaling, kwargs.get("softcap"), kwargs.get("s_aux")), None
+
+
+AttentionInterface.register(TREE_ATTENTION, tree_attention)
+# Without a mask function of its own, a registered name would ignore the 2-D padding mask in generation.
+AttentionMaskInterface.register(TREE_ATTENTION, sdpa_mask)
+
+
+def tree_logits(model: nn.Module, tree: PackedTree) -> Tensor:
+    """``(M, V)`` logits on the labelled rows of a tree, by the model's own head."""
+    # A 4-D mask passes through transformers untouched: this dummy keeps it from building an N x N mask of its own.
+    dummy = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=tree.input_ids.device)
+    output = model(
+        input_ids=tree.input_ids[None],
+        position_ids=tree.position_ids[None],
+        attention_mask=dummy,
+        use_cache=False,
+        logits_to_keep=tree.label_rows,
+        tree=tree,
+    )
+    return output.logits[0]
+
+
+def _probe_sequences(model: PreTrainedModel) -> list[TokenSequence]:
+    """Three short sequences with shared beginnings, made of arbitrary token ids."""
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = min(model.config.get_text_config().vocab_size, 1000)
+    ids = torch.randint(3, max(vocabulary, 4), (24,), generator=generator).tolist()
+    return [
+        TokenSequence(tuple(ids[:12]), 6),
+        TokenSequence(tuple(ids[:7] + ids[12:18]), 7),
+        TokenSequence(tuple(ids[18:24] + ids[3:6]), 2),
+    ]
+
+
+@torch.no_grad()
+def tree_works(model: PreTrainedModel, *, tolerance: float | None = None) -> str:
+    """Check on this very model that a packed tree gives what separate sequences give.
+
+    Args:
+        model: switched to tree attention already.
+        tolerance: largest difference of a log-prob; by default 1e-3 in float32 and 0.15 in half precision.
+
+    Returns:
+        An empty string if it does, else the reason in a few words.
+    """
+    device = next(model.parameters()).device
+    sequences = _probe_sequences(model)
+    was_training = model.training
+    model.eval()
+    try:
+        separate = [
+            torch.log_softmax(model(torch.tensor([s.ids], device=device), use_cache=False).logits[0].float(), -1)[
+                torch.arange(s.first_label - 1, len(s.ids) - 1), list(s.ids[s.first_label :])
+            ]
+            for s in sequences
+        ]
+        _calls.update(with_tree=0, without_tree=0)
+        tree = PackedTree.build(sequences).to(device)
+        packed = torch.log_softmax(tree_logits(model, tree).float(), -1)[torch.arange(len(tree.labels)), tree.labels]
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        return f"its forward pass refuses one: {str(error).splitlines()[0][:100]}"
+    finally:
+        model.train(was_training)
+    layers = model.config.get_text_config().num_hidden_layers
+    if _calls != {"with_tree": layers, "without_tree": 0}:
+        return f"{_calls['with_tree']} of its {layers} layers attended to the tree"
+    if tolerance is None:
+        tolerance = 1e-3 if packed.dtype == torch.float32 and model.dtype == torch.float32 else 0.15
+    difference = float((packed - torch.cat(separate)).abs().max())
+    return "" if difference <= tolerance else f"log-probs differ by {difference:.1e}"

@@ -1,0 +1,376 @@
+"""What a run is: one YAML file, read into frozen dataclasses, with every mistake reported at once.
+
+Direct construction checks ranges too (``__post_init__``), so that Python callers and files meet the same rules.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from expunge.errors import RecipeError, nearest
+
+_STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+def _require(checks: Iterable[tuple[bool, str]]) -> None:
+    """Raise one error that lists every broken rule."""
+    broken = [message for holds, message in checks if not holds]
+    if broken:
+        raise RecipeError("; ".join(broken))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelPart:
+    """The model to start from."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    path: str = "smollm2"
+    """``smollm2``, a folder, a run, an adapter, a ``.gguf`` file or a Hub id."""
+    format: str = "auto"
+    """Chat format: ``auto``, ``chat``, ``qa``, ``llmu``, ``inst`` or ``blank``."""
+    max_length: int = 512
+    """Longest sequence in tokens."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the weights."""
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda`` ..."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model."""
+
+    def __post_init__(self) -> None:
+        _require([(self.max_length >= 8, f"max_length must be at least 8, got {self.max_length}")])
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataPart:
+    """Which benchmark, and its options."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    benchmark: str = "almanac"
+    """``almanac``, ``tofu:forget10``, ``custom`` ..."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Handed to the benchmark's loader; see its page."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetPart:
+    """When unlearning has cost enough: the run stops there and keeps its best step."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    retain_loss: float | None = None
+    """Largest allowed rise of the mean token loss on retain (or general) probe rows, in nats."""
+    kl: float | None = None
+    """Largest allowed mean token KL from the starting model on the same rows, in nats."""
+    every: int = 2
+    """Optimiser steps between two looks."""
+    rows: int = 32
+    """How many probe rows are looked at."""
+
+    def __post_init__(self) -> None:
+        _require(
+            [
+                (self.retain_loss is None or self.retain_loss > 0, f"retain_loss must be above 0, got {self.retain_loss}"),
+                (self.kl is None or self.kl > 0, f"kl must be above 0, got {self.kl}"),
+                (self.retain_loss is not None or self.kl is not None, "needs retain_loss or kl"),
+                (self.every >= 1, f"every must be at least 1, got {self.every}"),
+                (self.rows >= 1, f"rows must be at least 1, got {self.rows}"),
+            ],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPart:
+    """How weights are trained; None means the default for the scope and the model's size."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    scope: dict[str, Any] = field(default_factory=lambda: {"kind": "full"})
+    """``{kind: full}`` or ``{kind: lora, rank: 16}``; a bare name is accepted too."""
+    lr: float | None = None
+    """Peak learning rate."""
+    epochs: float | None = None
+    """Passes over the anchor set (forget rows, or all rows in finetuning)."""
+    max_steps: int | None = None
+    """Optimiser steps; wins over epochs."""
+    batch_size: int = 8
+    """Rows of each stream in one optimiser step; memory does not depend on it."""
+    warmup: float = 0.1
+    """Share of the steps with a rising learning rate."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """What the learning rate does after warm-up."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled decay."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm; 0 turns clipping off."""
+    micro_batch_tokens: int = 384
+    """Most unique tokens in one forward pass: the memory knob."""
+    checkpoint_minutes: float = 3.0
+    """Minutes between two resume points; 0 writes one after every step."""
+    optimizer: str = "adamw_torch_fused"
+    """Any optimiser name of transformers' ``TrainingArguments.optim``."""
+    bf16: bool = False
+    """bfloat16 autocast with float32 master weights."""
+    track: str = "none"
+    """``none``, ``tensorboard``, ``trackio`` or ``wandb``."""
+
+    def __post_init__(self) -> None:
+        _require(_train_rules(self))
+
+
+def _train_rules(part: TrainPart) -> list[tuple[bool, str]]:
+    return [
+        (part.lr is None or 0 < part.lr < 1, f"lr must be in (0, 1), got {part.lr}"),
+        (part.epochs is None or part.epochs > 0, f"epochs must be above 0, got {part.epochs}"),
+        (part.max_steps is None or part.max_steps >= 1, f"max_steps must be at least 1, got {part.max_steps}"),
+        (part.batch_size >= 1, f"batch_size must be at least 1, got {part.batch_size}"),
+        (0 <= part.warmup < 1, f"warmup must be in [0, 1), got {part.warmup}"),
+        (part.weight_decay >= 0, f"weight_decay must be at least 0, got {part.weight_decay}"),
+        (part.max_grad_norm >= 0, f"max_grad_norm must be at least 0, got {part.max_grad_norm}"),
+        (part.micro_batch_tokens >= 16, f"micro_batch_tokens must be at least 16, got {part.micro_batch_tokens}"),
+        (part.checkpoint_minutes >= 0, f"checkpoint_minutes must be at least 0, got {part.checkpoint_minutes}"),
+        (
+            part.track in TRACKERS,
+            f"track must be one of {', '.join(TRACKERS)}, got {part.track!r}{nearest(part.track, TRACKERS)}",
+        ),
+    ]
+
+
+TRACKERS = ("none", "tensorboard", "trackio", "wandb")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetunePart(TrainPart):
+    """Making the target model (on forget + retain rows) and the retain model (on retain rows alone)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnlearnPart(TrainPart):
+    """Making the unlearned model."""
+
+    method: str = "npo"
+    """A preset: see ``expunge list methods``."""
+    term: dict[str, float] = field(default_factory=dict)
+    """Hyperparameters of the forget term, for instance ``{beta: 0.1}``."""
+    retain_term: str | None = None
+    """``none``, ``nll`` or ``kl`` instead of the preset's."""
+    view: str | None = None
+    """``gold`` or ``refusal`` instead of the preset's."""
+    gamma: float | None = None
+    """Weight of the forget term."""
+    alpha: float | None = None
+    """Weight of the retain term."""
+    budget: BudgetPart | None = None
+    """Stop when utility has paid this much."""
+
+    def __post_init__(self) -> None:
+        rules = [
+            (self.gamma is None or self.gamma >= 0, f"gamma must be at least 0, got {self.gamma}"),
+            (self.alpha is None or self.alpha >= 0, f"alpha must be at least 0, got {self.alpha}"),
+        ]
+        _require([*_train_rules(self), *rules])
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatePart:
+    """What is measured, and how."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    max_new_tokens: int = 200
+    """Longest generated answer."""
+    generation_batch: int = 64
+    """Rows generated together."""
+    pack_tokens: int = 512
+    """Most unique tokens in one scoring pass."""
+    num_resamples: int = 1000
+    """Bootstrap resamples behind every interval."""
+    legacy: bool = False
+    """open-unlearning's variants of the token metrics, to compare with its tables."""
+    fluency: bool = True
+    """Perplexity of the answers under the starting model."""
+
+    def __post_init__(self) -> None:
+        _require(
+            [
+                (self.max_new_tokens >= 1, f"max_new_tokens must be at least 1, got {self.max_new_tokens}"),
+                (self.generation_batch >= 1, f"generation_batch must be at least 1, got {self.generation_batch}"),
+                (self.pack_tokens >= 16, f"pack_tokens must be at least 16, got {self.pack_tokens}"),
+                (self.num_resamples >= 10, f"num_resamples must be at least 10, got {self.num_resamples}"),
+            ],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One run: finetune, retain reference, unlearn, evaluate, report."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    name: str = "run"
+    """Names the run's folder and its report."""
+    seed: int = 0
+    """Everything random follows from it."""
+    model: ModelPart = field(default_factory=ModelPart)
+    data: DataPart = field(default_factory=DataPart)
+    finetune: FinetunePart | None = None
+    """Absent: the model itself is the target."""
+    retain_reference: Literal["train", "none"] | str = "train"
+    """``train`` a retain model when there is a finetune part; ``none``; or the path of a model, a run or a log."""
+    unlearn: UnlearnPart | None = None
+    """Absent: the run ends with the target model."""
+    evaluate: EvaluatePart | None = None
+    """Absent: nothing is measured."""
+
+    def __post_init__(self) -> None:
+        named = bool(self.name) and not set(self.name) & set("/\\:\n")
+        _require([(named, f"name must be a plain file name, got {self.name!r}")])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain nested dictionaries, for YAML and hashing."""
+        return dataclasses.asdict(self)
+
+
+def parse_recipe(data: Mapping[str, Any], origin: str = "recipe") -> Recipe:
+    """Build a recipe from nested dictionaries, or list everything that is wrong with them.
+
+    Raises:
+        RecipeError: one line with every wrong key (and the nearest valid one), type and range.
+    """
+    remaining = _expand_scopes(data)
+    problems: list[str] = []
+    while True:
+        try:
+            recipe = TypeAdapter(Recipe).validate_python(remaining)
+        except ValidationError as error:
+            # A part with a wrong type or key never gets to its range checks: drop what is wrong and look again.
+            problems += [_describe(item) for item in error.errors()]
+            faults = [item["loc"] for item in error.errors()]
+            if not all([_drop(remaining, loc) for loc in faults]):
+                break
+        except RecipeError as error:
+            problems.append(str(error))
+            break
+        else:
+            break
+    if problems:
+        raise RecipeError(f"{origin}: {'; '.join(dict.fromkeys(problems))}")
+    return recipe
+
+
+def _drop(data: dict[str, Any], path: tuple[str | int, ...]) -> bool:
+    """Remove the value at ``path``; False if it is not there any more."""
+    target: Any = data
+    for step in path[:-1]:
+        if not isinstance(target, dict) or step not in target:
+            return False
+        target = target[step]
+    return bool(path) and isinstance(target, dict) and target.pop(path[-1], None) is not None
+
+
+def _expand_scopes(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Let ``scope: lora`` stand for ``scope: {kind: lora}``."""
+    out = _deep_copy(data)
+    for part in ("finetune", "unlearn"):
+        section = out.get(part)
+        if isinstance(section, Mapping) and isinstance(section.get("scope"), str):
+            out[part] = {**section, "scope": {"kind": section["scope"]}}
+    return out
+
+
+def _describe(item: Mapping[str, Any]) -> str:
+    path = [str(step) for step in item["loc"]]
+    if item["type"] == "unexpected_keyword_argument":
+        options = _fields_at(path[:-1])
+        hint = nearest(path[-1], options) or f" (known: {', '.join(sorted(options))})"
+        return f"unknown key {'.'.join(path)!r}{hint}"
+    where = ".".join(path)
+    message = str(item["msg"]).removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if item["type"] == "value_error":
+        return "; ".join(f"{where}.{part}" if where else part for part in message.split("; "))
+    return f"{where}: {message}, got {item['input']!r}"
+
+
+def _fields_at(path: list[str]) -> list[str]:
+    """The valid keys below a path of a recipe."""
+    parts: dict[str, type] = {
+        "model": ModelPart,
+        "data": DataPart,
+        "finetune": FinetunePart,
+        "unlearn": UnlearnPart,
+        "evaluate": EvaluatePart,
+        "budget": BudgetPart,
+    }
+    owner = next((parts[step] for step in reversed(path) if step in parts), Recipe)
+    return [f.name for f in dataclasses.fields(owner)]
+
+
+def read_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a YAML recipe and apply ``key.sub=value`` overrides.
+
+    Raises:
+        RecipeError: missing file, broken YAML, or anything :func:`parse_recipe` finds.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot read the recipe: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise RecipeError(f"{where}: broken YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of parts (model, data, unlearn ...), got {type(data).__name__}")
+    data.setdefault("name", path.stem)
+    return parse_recipe(apply_overrides(data, overrides), str(path))
+
+
+def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Set ``a.b=value`` pairs in nested dictionaries; values are read as YAML (``1e-5`` is a number).
+
+    Raises:
+        RecipeError: for an override that is not ``key=value``, or that goes below something that is not a mapping.
+    """
+    out = _deep_copy(data)
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if not equals or not key.strip():
+            raise RecipeError(f"--set takes key=value, for instance unlearn.term.beta=0.2; got {item!r}")
+        target = out
+        *parents, last = key.strip().split(".")
+        for step in parents:
+            if target.get(step) is None:
+                target[step] = {}
+            target = target[step]
+            if not isinstance(target, dict):
+                raise RecipeError(f"--set {key}: {step!r} is not a part with keys of its own")
+        target[last] = _read_scalar(text)
+    return out
+
+
+def _read_scalar(text: str) -> Any:
+    value = yaml.safe_load(text) if text.strip() else ""
+    if isinstance(value, str):
+        # YAML 1.1 reads 1e-5 as a string, which surprises everybody.
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _deep_copy(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _deep_copy(value) if isinstance(value, Mapping) else value for key, value in data.items()}

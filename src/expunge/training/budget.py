@@ -1,0 +1,113 @@
+"""Stopping when utility has paid enough, and keeping the best step seen until then."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+from expunge.data.rows import Row
+from expunge.data.tree import TokenSequence, pack_units
+from expunge.losses import kl_divergence_loss
+from expunge.models.forward import labelled_rows
+from expunge.models.load import LoadedModel
+from expunge.models.reference import PACK_TOKENS, compute_reference
+from expunge.recipe import BudgetPart
+
+
+class BudgetKeeper(TrainerCallback):
+    """Looks at probe rows every few steps; the best step is the last one within budget.
+
+    The cost is the rise of the mean token loss over the starting model's, or the mean token KL from it. Unlearning moves
+    away from the starting model step by step, so the last step within budget is the one that has forgotten most.
+    Its weights are kept on disk, so that an interrupted run keeps them too.
+    """
+
+    def __init__(self, part: BudgetPart, loaded: LoadedModel, model: Any, rows: tuple[Row, ...], work: Path) -> None:
+        self.part = part
+        self.model = model
+        self.packed = loaded.packed
+        self.sequences = [loaded.format.encode(row) for row in loaded.format.split_text(rows)[: part.rows]]
+        self.best = work / "best.safetensors"
+        self.record = work / "budget.json"
+        hidden: list[TokenSequence] = self.sequences if part.kl is not None else []
+        self.reference = compute_reference(loaded, self.sequences, hidden)
+        if self.reference.head:
+            self.reference.head.detach_from(model)
+        self.state: dict[str, Any] = {"best_step": 0, "cost": {}, "stopped": ""}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Pick up what an interrupted run had found, as far as it lies behind the resume point."""
+        if self.record.is_file():
+            earlier = json.loads(self.record.read_text())
+            if earlier["best_step"] <= state.global_step:
+                self.state = earlier | {"stopped": ""}
+                return
+        self._keep()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure, and keep the step or stop."""
+        last = state.global_step >= state.max_steps
+        if state.global_step % self.part.every and not last:
+            return
+        cost = self._measure()
+        over = [f"{key} rose to {value:.3f}, over {limit:g}" for key, value, limit in self._limits(cost) if value > limit]
+        if over:
+            self.state["stopped"] = f"budget reached at step {state.global_step}: {' and '.join(over)}"
+            control.should_training_stop = True
+        else:
+            self.state |= {"best_step": state.global_step, "cost": cost}
+            self._keep()
+        self.record.write_text(json.dumps(self.state))
+
+    def restore_best(self) -> str:
+        """Put the best step's weights back and say why the run ended as it did."""
+        from safetensors.torch import load_file
+
+        step = self.state["best_step"]
+        if not self.state["stopped"]:
+            return f"all steps done within budget ({self._cost_text()})"
+        named = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, kept in load_file(self.best).items():
+                named[name].copy_(kept)
+        if not step:
+            return f"{self.state['stopped']}; no step stayed within it, so nothing was changed: lower the learning rate"
+        return f"{self.state['stopped']}; kept step {step} ({self._cost_text()})"
+
+    def _cost_text(self) -> str:
+        return ", ".join(f"{key} {value:.3f}" for key, value in self.state["cost"].items())
+
+    def _limits(self, cost: dict[str, float]) -> list[tuple[str, float, float]]:
+        limits = {"retain_loss": self.part.retain_loss, "kl": self.part.kl}
+        return [(key, cost[key], limit) for key, limit in limits.items() if limit is not None]
+
+    @torch.no_grad()
+    def _measure(self) -> dict[str, float]:
+        self.model.eval()
+        rise = divergence = 0.0
+        for pack in pack_units([[s] for s in self.sequences], PACK_TOKENS):
+            members = [self.sequences[i] for i in pack]
+            rows = labelled_rows(self.model, members, packed=self.packed)
+            before = self.reference.sequence_logps(members, rows.labels.device)
+            rise += float((before - rows.logps).sum())
+            if self.part.kl is not None:
+                divergence += float(kl_divergence_loss(rows.logits, self.reference.logits(members), reduction="sum"))
+        self.model.train()
+        tokens = sum(s.num_labels for s in self.sequences)
+        return {"retain_loss": rise / tokens} | ({"kl": divergence / tokens} if self.part.kl is not None else {})
+
+    def _keep(self) -> None:
+        from safetensors.torch import save_file
+
+        # Tied weights appear once among named parameters, so nothing is written twice.
+        tensors: dict[str, Tensor] = {
+            name: p.detach().cpu().contiguous() for name, p in self.model.named_parameters() if p.requires_grad
+        }
+        partial = self.best.with_suffix(".partial")
+        save_file(tensors, partial)
+        partial.replace(self.best)

@@ -1,0 +1,238 @@
+"""Train: from a loaded model, rows and settings to weights on disk, resumable at any moment."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, set_seed
+
+from expunge.data.rows import Row
+from expunge.errors import NonFiniteLossError, RecipeError, ResourceError
+from expunge.methods.table import Composition
+from expunge.methods.terms import RETAIN_TERMS
+from expunge.models.load import LoadedModel, remember_format
+from expunge.models.reference import compute_reference
+from expunge.progress import bar, say
+from expunge.recipe import BudgetPart, TrainPart
+from expunge.scopes import SCOPES
+from expunge.training.budget import BudgetKeeper
+from expunge.training.defaults import default_lr
+from expunge.training.objective import Objective, WeightedTerm
+from expunge.training.plan import StepPlan
+from expunge.training.streams import Streams
+from expunge.training.trainer import (
+    ResumePoints,
+    UnlearningTrainer,
+    last_resume_point,
+    quiet_trainer,
+    training_arguments,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Everything that one training needs besides the model."""
+
+    title: str
+    rows: Mapping[str, tuple[Row, ...]]
+    """By stream: ``forget``, ``retain``."""
+    terms: Mapping[str, WeightedTerm]
+    """By stream."""
+    pace: str
+    """The stream whose epochs are counted."""
+    part: TrainPart
+    epochs: float
+    lr_factor: float = 1.0
+    finetune: bool = False
+    seed: int = 0
+    refusals: tuple[str, ...] = ()
+    budget: BudgetPart | None = None
+    probe_rows: tuple[Row, ...] = ()
+    """What the budget looks at."""
+
+
+def finetune_job(title: str, rows: tuple[Row, ...], part: TrainPart, *, epochs: float, seed: int) -> Job:
+    """Plain learning of ``rows``: the retain term alone."""
+    terms = {"retain": WeightedTerm(RETAIN_TERMS["nll"], 1.0, {})}
+    return Job(
+        title=title, rows={"retain": rows}, terms=terms, pace="retain", part=part, epochs=epochs, finetune=True, seed=seed
+    )
+
+
+def unlearn_job(
+    title: str,
+    composition: Composition,
+    part: TrainPart,
+    *,
+    forget: tuple[Row, ...],
+    retain: tuple[Row, ...],
+    seed: int,
+    refusals: tuple[str, ...] = (),
+    budget: BudgetPart | None = None,
+    probe_rows: tuple[Row, ...] = (),
+) -> Job:
+    """A composition over a forget set and, if its retain term reads them, retain rows."""
+    rows = {"forget": forget}
+    terms = {"forget": WeightedTerm(composition.forget, composition.gamma, composition.settings)}
+    if composition.retain:
+        rows["retain"] = retain
+        terms["retain"] = WeightedTerm(composition.retain, composition.alpha, {})
+    return Job(
+        title=title,
+        rows=rows,
+        terms=terms,
+        pace="forget",
+        part=part,
+        epochs=part.epochs or composition.method.epochs,
+        lr_factor=composition.method.lr_factor,
+        seed=seed,
+        refusals=refusals,
+        budget=budget,
+        probe_rows=probe_rows,
+    )
+
+
+def make_scope(settings: Mapping[str, Any]) -> Any:
+    """Build a scope from ``{kind: ..., ...}``.
+
+    Raises:
+        RecipeError: for an unknown kind or setting.
+    """
+    rest = dict(settings)
+    kind = rest.pop("kind", "full")
+    try:
+        return SCOPES.get(kind)(**rest)
+    except TypeError as error:
+        raise RecipeError(f"scope {kind}: {str(error).partition('__init__() ')[2] or error}") from None
+
+
+def train(loaded: LoadedModel, job: Job, *, work: Path, out: Path, cache: Path | None = None) -> dict[str, Any]:
+    """Run a job and save its result.
+
+    Args:
+        loaded: the starting model; it is changed in place.
+        job: what to do.
+        work: folder for resume points and the log; keep it to resume, it is emptied of resume points at the end.
+        out: folder that receives ``model/`` or ``adapter/``.
+        cache: folder for cached reference values.
+
+    Returns:
+        Facts for the manifest: steps, learning rate, trainable share, seconds, why it stopped.
+
+    Raises:
+        NonFiniteLossError: the loss or gradient became NaN or infinite; the last good resume point stays in ``work``.
+        ResourceError: out of memory.
+    """
+    started = time.monotonic()
+    set_seed(job.seed)
+    streams = _streams(loaded, job)
+    with bar(f"{job.title}: reference") as update:
+        reference = compute_reference(
+            loaded,
+            streams.all_sequences("reference_logps"),
+            streams.all_sequences("reference_logits"),
+            cache=cache,
+            on_pack=update,
+        )
+    scope = make_scope(job.part.scope)
+    model = scope.attach(loaded.model)
+    if reference.head:
+        reference.head.detach_from(model)
+    lr = job.part.lr or default_lr(loaded.model, scope.key, finetune=job.finetune) * job.lr_factor
+    objective = Objective(dict(job.terms), reference, loaded.packed, job.part.micro_batch_tokens)
+    work.mkdir(parents=True, exist_ok=True)
+    arguments = training_arguments(job.part, folder=work, num_steps=streams.plan.num_steps, lr=lr, seed=job.seed)
+    with quiet_trainer(), bar(job.title) as update:
+        trainer = UnlearningTrainer(model, arguments, streams, objective)
+        log = StepLog(work / "log.jsonl", trainer, update)
+        keeper = BudgetKeeper(job.budget, loaded, model, job.probe_rows, work) if job.budget else None
+        for callback in (log, ResumePoints(job.part.checkpoint_minutes), keeper):
+            if callback:
+                trainer.add_callback(callback)
+        _run_trainer(trainer, work)
+    stopped = keeper.restore_best() if keeper else "all steps done"
+    _save(loaded, scope, model, out)
+    for point in work.glob("checkpoint-*"):
+        shutil.rmtree(point)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {
+        "steps": trainer.state.global_step,
+        "planned_steps": streams.plan.num_steps,
+        "lr": lr,
+        "scope": dict(job.part.scope),
+        "trainable_parameters": trainable,
+        "trainable_share": trainable / sum(p.numel() for p in model.parameters()),
+        "stopped": stopped,
+        "seconds": round(time.monotonic() - started, 2),
+    }
+
+
+def _streams(loaded: LoadedModel, job: Job) -> Streams:
+    rows = {name: loaded.format.split_text(members) for name, members in job.rows.items()}
+    plan = StepPlan.make(
+        {name: len(members) for name, members in rows.items()},
+        pace=job.pace,
+        batch_size=job.part.batch_size,
+        seed=job.seed,
+        epochs=job.part.epochs or job.epochs,
+        max_steps=job.part.max_steps,
+    )
+    terms = {name: weighted.term for name, weighted in job.terms.items()}
+    return Streams(loaded.format, rows, terms, plan, job.seed, job.refusals)
+
+
+def _run_trainer(trainer: UnlearningTrainer, work: Path) -> None:
+    point = last_resume_point(work)
+    try:
+        trainer.train(resume_from_checkpoint=str(point) if point else None)
+    except NonFiniteLossError as error:
+        kept = last_resume_point(work)
+        where = f"the last good checkpoint is {kept}" if kept else "no checkpoint had been written yet"
+        raise NonFiniteLossError(f"{error}; {where}. Lower the learning rate (--lr)") from None
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise ResourceError(
+            f"out of memory while training; lower micro_batch_tokens (now {trainer.objective.max_tokens}), "
+            "or use --scope lora"
+        ) from error
+
+
+def _save(loaded: LoadedModel, scope: Any, model: Any, out: Path) -> None:
+    folder = out / scope.folder
+    scope.save(model, folder)
+    loaded.tokenizer.save_pretrained(folder)
+    remember_format(folder, loaded.format)
+
+
+class StepLog(TrainerCallback):
+    """Writes one JSON line per step and moves the progress bar. Only numbers: the forget set stays out of logs."""
+
+    def __init__(self, path: Path, trainer: UnlearningTrainer, update: Any) -> None:
+        self.path = path
+        self.trainer = trainer
+        self.update = update
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Cut the log back to the step that training resumes from."""
+        lines = self.path.read_text().splitlines() if self.path.is_file() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
+        self.path.write_text("".join(f"{line}\n" for line in kept))
+        if state.global_step:
+            say(f"resuming at step {state.global_step} of {state.max_steps}")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        """One line per optimiser step."""
+        if not logs or "loss" not in logs:
+            return
+        entry = {"step": state.global_step, "loss": sum(self.trainer.stream_losses.values())}
+        entry |= {f"{name}_loss": value for name, value in self.trainer.stream_losses.items()}
+        entry |= {key: logs[key] for key in ("learning_rate", "grad_norm") if key in logs}
+        with open(self.path, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(entry) + "\n")
+        self.update(state.global_step, state.max_steps, f"loss {entry['loss']:.3f}")

@@ -1,0 +1,151 @@
+"""A thin ``transformers.Trainer``: it keeps optimiser, schedule, clipping, devices and resume; the step is ours.
+
+The data set yields step numbers; a step looks its rows up in the plan and splits them into micro-batches by token count
+itself, so accumulation inside the Trainer stays at 1 and every term is normalised over the effective batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from expunge.errors import NonFiniteLossError
+from expunge.recipe import TrainPart
+from expunge.training.objective import Objective
+from expunge.training.streams import Streams
+
+COMPLETE = "complete"
+"""Marker file written last into a resume point; a folder without it is half-written and is deleted."""
+
+
+class StepNumbers(Dataset):
+    """``0 .. num_steps - 1``: the whole training data, as far as the Trainer knows."""
+
+    def __init__(self, num_steps: int) -> None:
+        self.num_steps = num_steps
+
+    def __len__(self) -> int:
+        return self.num_steps
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+class UnlearningTrainer(Trainer):
+    """Runs an objective over planned streams."""
+
+    def __init__(self, model: Any, args: TrainingArguments, streams: Streams, objective: Objective) -> None:
+        self.streams = streams
+        self.objective = objective
+        self.stream_losses: dict[str, float] = {}
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=StepNumbers(streams.plan.num_steps),
+            data_collator=lambda items: {"step": torch.tensor(items[0])},
+        )
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Every process walks through the same steps (not a share of them) and takes its share of each step's rows."""
+        data = self.train_dataset
+        return DataLoader(data, batch_size=1, sampler=SequentialSampler(data), collate_fn=self.data_collator)
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Accumulate one step's gradient and return its loss."""
+        model.train()
+        step = int(inputs["step"])
+        units = self.streams.units(step)
+        with self.compute_loss_context_manager():
+            self.stream_losses = self.objective.backward(model, units, self.accelerator.backward)
+        loss = sum(self.stream_losses.values())
+        if not math.isfinite(loss):
+            raise NonFiniteLossError(f"the loss became {loss} at step {step + 1}")
+        return torch.tensor(loss, device=self.args.device)
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        norm = super()._clip_grad_norm(model)
+        if norm is not None and not math.isfinite(float(norm)):
+            raise NonFiniteLossError(f"the gradient became {float(norm)} at step {self.state.global_step + 1}")
+        return norm
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Weights as safetensors; no pickled arguments."""
+        self.model.save_pretrained(output_dir or self.args.output_dir, state_dict=state_dict)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        (folder / COMPLETE).touch()
+
+
+def last_resume_point(folder: Path) -> Path | None:
+    """The newest complete resume point in ``folder``; half-written ones are deleted."""
+    points = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
+    for point in points:
+        if not (point / COMPLETE).is_file():
+            shutil.rmtree(point)
+    return next((point for point in reversed(points) if (point / COMPLETE).is_file()), None)
+
+
+class ResumePoints(TrainerCallback):
+    """Asks for a resume point every so many minutes: their place does not change the result, so time may decide."""
+
+    def __init__(self, minutes: float) -> None:
+        self.seconds = minutes * 60
+        self.last = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Save if the time has come and there is still something to lose."""
+        if state.global_step < state.max_steps and time.monotonic() - self.last >= self.seconds:
+            control.should_save = True
+            self.last = time.monotonic()
+
+
+def training_arguments(part: TrainPart, *, folder: Path, num_steps: int, lr: float, seed: int) -> TrainingArguments:
+    """Our settings in the Trainer's words."""
+    schedule = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}[part.schedule]
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=num_steps,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=1,
+        learning_rate=lr,
+        lr_scheduler_type=schedule,
+        warmup_steps=math.ceil(part.warmup * num_steps),
+        weight_decay=part.weight_decay,
+        max_grad_norm=part.max_grad_norm,
+        optim=part.optimizer,
+        bf16=part.bf16,
+        save_strategy="no",
+        save_total_limit=2,
+        logging_strategy="steps",
+        logging_steps=1,
+        report_to=part.track,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        seed=seed,
+        data_seed=seed,
+        use_cpu=not torch.cuda.is_available(),
+    )
+
+
+@contextlib.contextmanager
+def quiet_trainer() -> Any:
+    """Keep the Trainer's own printing of every log line away; progress and log.jsonl say the same."""
+    from transformers.utils import logging as hf_logging
+
+    before = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(before)
