@@ -275,12 +275,12 @@ def test_the_marker_names_every_file_with_its_size(tmp_path, source, pip, conver
 
 
 def write_tiny_gguf(path: Path) -> None:
-    """A llama of one layer, width 8, with a byte-level tokenizer of 260 tokens and a chat template."""
+    """A llama of one layer, width 8, with a byte-level tokenizer of 261 tokens and a chat template."""
     import gguf
     import numpy as np
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-    tokens = ["<|end|>", "<|start|>", "<|im_end|>", *bytes_to_unicode().values(), "hi"]
+    tokens = ["<|end|>", "<|start|>", "<|im_end|>", *bytes_to_unicode().values(), "hi", "th"]
     width, hidden, draw = 8, 16, np.random.default_rng(0)
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_context_length(32)
@@ -295,7 +295,7 @@ def write_tiny_gguf(path: Path) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(tokens)
     writer.add_token_types([3, 3, 3, *[1] * (len(tokens) - 3)])
-    writer.add_token_merges(["h i"])
+    writer.add_token_merges(["h i", "t h"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)

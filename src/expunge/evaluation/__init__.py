@@ -1,1 +1,1 @@
-"""evaluation."""
+"""Evaluation: one teacher-forced pass and one generation pass feed every metric."""

@@ -1,0 +1,143 @@
+"""Evaluating a model on a benchmark's probe sets: per-row values first, aggregates from them later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from expunge.data.formats import Format
+from expunge.data.rows import Row
+from expunge.data.tree import TokenSequence
+from expunge.evaluation.generator import generate_answers
+from expunge.evaluation.metrics import (
+    Columns,
+    Scores,
+    TokenScores,
+    answer_columns,
+    avg_losses,
+    fluency_columns,
+    padded,
+    rouge_columns,
+)
+from expunge.evaluation.scorer import mean_losses, score_sequences
+from expunge.models.load import LoadedModel
+from expunge.progress import bar
+from expunge.recipe import EvaluatePart
+
+NOT_GENERATED = ("holdout",)
+"""Sets that only membership tests look at."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one model did on every probe set, row by row."""
+
+    scores: Scores
+    generations: Mapping[str, tuple[str, ...]]
+    """By set, in row order; sets without generation are absent."""
+    rows: Mapping[str, tuple[Row, ...]]
+
+
+def evaluate_model(
+    loaded: LoadedModel, probes: Mapping[str, tuple[Row, ...]], part: EvaluatePart, *, title: str = "evaluate"
+) -> Evaluation:
+    """Score and generate once for all sets together, then fill each set's columns.
+
+    Args:
+        loaded: the model.
+        probes: rows by set; raw text longer than the model's limit is cut into several rows.
+        part: settings.
+        title: what the progress bars say.
+    """
+    rows = {name: loaded.format.split_text(members) for name, members in probes.items() if members}
+    asked = {name: [_answers(loaded.format, row) for row in members] for name, members in rows.items()}
+    flat = [s for members in asked.values() for answers in members for s in answers.all()]
+    with bar(f"{title}: score answers") as update:
+        scored = dict(
+            zip(flat, score_sequences(loaded, flat, pack_tokens=part.pack_tokens, update=update), strict=True)
+        )
+    generations = _generate(loaded, rows, part, title)
+    scores = {
+        name: _columns(members, asked[name], scored, generations.get(name), legacy=part.legacy)
+        for name, members in rows.items()
+    }
+    return Evaluation(scores, generations, rows)
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """The token sequences that one row asks the scorer about."""
+
+    gold: TokenSequence
+    paraphrase: TokenSequence | None
+    perturbed: tuple[TokenSequence, ...]
+
+    def all(self) -> list[TokenSequence]:
+        return [self.gold, *([self.paraphrase] if self.paraphrase else []), *self.perturbed]
+
+
+def _answers(format: Format, row: Row) -> _Answers:
+    return _Answers(
+        gold=format.encode(row),
+        paraphrase=format.encode(row, answer=row.paraphrased_answer) if row.paraphrased_answer else None,
+        perturbed=tuple(format.encode(row, answer=text) for text in row.perturbed_answers),
+    )
+
+
+def _generate(
+    loaded: LoadedModel, rows: Mapping[str, tuple[Row, ...]], part: EvaluatePart, title: str
+) -> dict[str, tuple[str, ...]]:
+    """Answers to every prompt of every set in one go; raw text has no prompt to answer."""
+    wanted = [(name, i, row) for name, members in rows.items() if name not in NOT_GENERATED
+              for i, row in enumerate(members) if row.prompt or row.history]  # fmt: skip
+    if not wanted:
+        return {}
+    prompts = [loaded.format.encode_prompt(row) for _, _, row in wanted]
+    with bar(f"{title}: generate answers") as update:
+        texts = generate_answers(
+            loaded, prompts, max_new_tokens=part.max_new_tokens, batch_size=part.generation_batch, update=update
+        )
+    out: dict[str, list[str]] = {}
+    for (name, _, _), text in zip(wanted, texts, strict=True):
+        out.setdefault(name, []).append(text)
+    return {name: tuple(found) for name, found in out.items() if len(found) == len(rows[name])}
+
+
+def _columns(
+    rows: Sequence[Row],
+    asked: Sequence[_Answers],
+    scored: Mapping[TokenSequence, TokenScores],
+    generations: tuple[str, ...] | None,
+    *,
+    legacy: bool,
+) -> Columns:
+    columns = answer_columns([scored[a.gold] for a in asked], [row.answer for row in rows], legacy=legacy)
+    if any(a.paraphrase for a in asked):
+        losses = [float(avg_losses([scored[a.paraphrase]])[0]) if a.paraphrase else np.nan for a in asked]
+        columns["paraphrase_avg_loss"] = np.array(losses)
+    if any(a.perturbed for a in asked):
+        columns["perturbed_avg_loss"] = padded([avg_losses([scored[s] for s in a.perturbed]) for a in asked])
+    if generations is not None:
+        columns |= rouge_columns(generations, [row.answer for row in rows])
+        columns |= fluency_columns(generations)
+    return columns
+
+
+def generation_losses(
+    judge: LoadedModel, evaluation_rows: Mapping[str, tuple[Row, ...]], generations: Mapping[str, tuple[str, ...]],
+    *, title: str,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Mean token loss of every generated answer under another model; NaN where nothing was generated.
+
+    The judge is the untouched starting model: its perplexity of an answer says whether the answer is still language.
+    """
+    wanted = [(name, i) for name, texts in generations.items() for i, text in enumerate(texts) if text]
+    sequences = [judge.format.encode(evaluation_rows[name][i], answer=generations[name][i]) for name, i in wanted]
+    out = {name: np.full(len(texts), np.nan) for name, texts in generations.items()}
+    with bar(title) as update:
+        losses = mean_losses(score_sequences(judge, sequences, update=update))
+    for (name, i), loss in zip(wanted, losses, strict=True):
+        out[name][i] = loss
+    return out

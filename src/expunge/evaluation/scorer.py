@@ -1,0 +1,79 @@
+"""The teacher-forced pass: every answer scored once, shared prompts encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Sequence as SequenceOf
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from expunge.data.tree import TokenSequence, pack_units
+from expunge.evaluation.metrics import TokenScores
+from expunge.models.forward import LabelledRows, labelled_rows
+from expunge.models.load import LoadedModel
+from expunge.progress import Bar
+
+CHUNK_ROWS = 128
+"""Logit rows whose whole distribution is looked at together: bounds the memory of vocabulary-wide temporaries."""
+
+
+@torch.no_grad()
+def score_sequences(
+    loaded: LoadedModel, sequences: SequenceOf[TokenSequence], *, pack_tokens: int = 512, update: Bar | None = None
+) -> list[TokenScores]:
+    """Score every sequence's labels under teacher forcing.
+
+    Args:
+        loaded: the model.
+        sequences: put answers to one prompt next to each other, and the prompt is encoded once; equal sequences are
+            scored once.
+        pack_tokens: most unique tokens in one pass.
+        update: progress, in sequences.
+
+    Returns:
+        One :class:`TokenScores` per sequence, in order.
+    """
+    unique = list(dict.fromkeys(sequences))
+    found: dict[TokenSequence, TokenScores] = {}
+    model = loaded.model
+    was_training = model.training
+    model.eval()
+    for pack in pack_units([[s] for s in unique], pack_tokens):
+        members = [unique[i] for i in pack]
+        rows = labelled_rows(model, members, packed=loaded.packed)
+        found.update(zip(members, _token_scores(rows, members, loaded.format.end_id), strict=True))
+        if update:
+            update(len(found), len(unique))
+    model.train(was_training)
+    return [found[s] for s in sequences]
+
+
+def _token_scores(rows: LabelledRows, members: list[TokenSequence], end_id: int) -> Iterator[TokenScores]:
+    statistics = [
+        _distribution(rows.logits[start : start + CHUNK_ROWS], rows.labels[start : start + CHUNK_ROWS])
+        for start in range(0, len(rows.labels), CHUNK_ROWS)
+    ]
+    logps, correct, mean, variance = (torch.cat(column).cpu().numpy() for column in zip(*statistics, strict=True))
+    start = 0
+    for s in members:
+        part = slice(start, start + s.num_labels)
+        start += s.num_labels
+        yield TokenScores(logps[part], correct[part].astype(bool), mean[part], variance[part], s.ids[-1] == end_id)
+
+
+def _distribution(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Log-prob of the label, whether it is the most likely token, and mean and variance of the log-prob under the model."""
+    log_probs = torch.log_softmax(logits.float(), dim=-1)
+    probs = log_probs.exp()
+    weighted = probs * log_probs
+    mean = weighted.sum(-1)
+    second = (weighted * log_probs).sum(-1)
+    logps = log_probs.gather(-1, labels[:, None])[:, 0]
+    return logps, log_probs.argmax(-1) == labels, mean, (second - mean.square()).clamp_min(0)
+
+
+def mean_losses(scores: SequenceOf[TokenScores]) -> np.ndarray:
+    """``(n,)`` mean negative log-likelihood of each scored sequence."""
+    return np.array([-s.logps.mean(dtype=np.float64) for s in scores])
