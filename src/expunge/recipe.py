@@ -79,7 +79,10 @@ class BudgetPart:
     def __post_init__(self) -> None:
         _require(
             [
-                (self.retain_loss is None or self.retain_loss > 0, f"retain_loss must be above 0, got {self.retain_loss}"),
+                (
+                    self.retain_loss is None or self.retain_loss > 0,
+                    f"retain_loss must be above 0, got {self.retain_loss}",
+                ),
                 (self.kl is None or self.kl > 0, f"kl must be above 0, got {self.kl}"),
                 (self.retain_loss is not None or self.kl is not None, "needs retain_loss or kl"),
                 (self.every >= 1, f"every must be at least 1, got {self.every}"),
@@ -254,8 +257,8 @@ def parse_recipe(data: Mapping[str, Any], origin: str = "recipe") -> Recipe:
         except ValidationError as error:
             # A part with a wrong type or key never gets to its range checks: drop what is wrong and look again.
             problems += [_describe(item) for item in error.errors()]
-            faults = [item["loc"] for item in error.errors()]
-            if not all([_drop(remaining, loc) for loc in faults]):
+            dropped = [_drop(remaining, item["loc"]) for item in error.errors()]
+            if not all(dropped):
                 break
         except RecipeError as error:
             problems.append(str(error))
@@ -274,7 +277,10 @@ def _drop(data: dict[str, Any], path: tuple[str | int, ...]) -> bool:
         if not isinstance(target, dict) or step not in target:
             return False
         target = target[step]
-    return bool(path) and isinstance(target, dict) and target.pop(path[-1], None) is not None
+    if not path or not isinstance(target, dict) or path[-1] not in target:
+        return False
+    del target[path[-1]]
+    return True
 
 
 def _expand_scopes(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -333,7 +339,9 @@ def read_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise RecipeError(f"{where}: broken YAML: {getattr(error, 'problem', error)}") from None
     if not isinstance(data, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping of parts (model, data, unlearn ...), got {type(data).__name__}")
+        raise RecipeError(
+            f"{path}: a recipe is a mapping of parts (model, data, unlearn ...), got {type(data).__name__}"
+        )
     data.setdefault("name", path.stem)
     return parse_recipe(apply_overrides(data, overrides), str(path))
 

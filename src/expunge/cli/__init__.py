@@ -1,1 +1,56 @@
-"""cli."""
+"""The command line: parsing and printing only. Exit 0 done, 2 the user's input is wrong, 1 our fault."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from expunge.cli import measure, show, train
+from expunge.errors import UserError
+
+app = typer.Typer(
+    name="expunge",
+    help="Make a language model forget what it must, keep what it should, and show the evidence.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from expunge import __version__
+
+        typer.echo(f"expunge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Make a language model forget what it must, keep what it should, and show the evidence."""
+
+
+for module in (train, measure, show):
+    module.register(app)
+
+
+def main() -> None:
+    """Run the command line; users' mistakes become one line, our own keep their traceback."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Libraries below us print progress bars and advice of their own; ours say what users need.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        sys.exit(130)

@@ -50,7 +50,9 @@ class Format:
         if name not in FORMATS:
             raise ModelError(unknown("format", name, ["auto", *FORMATS]))
         if name == "chat" and not getattr(tokenizer, "chat_template", None):
-            raise ModelError(f"format 'chat' needs a chat template and this tokenizer has none; use one of {FORMATS[1:]}")
+            raise ModelError(
+                f"format 'chat' needs a chat template and this tokenizer has none; use one of {FORMATS[1:]}"
+            )
         if tokenizer.eos_token_id is None:
             raise ModelError("the tokenizer has no end-of-sequence token; set tokenizer.eos_token and save it")
         end_id = _turn_end(tokenizer) if name == "chat" else tokenizer.eos_token_id
@@ -71,7 +73,7 @@ class Format:
     def encode(self, row: Row, answer: str | None = None, prompt: str | None = None) -> TokenSequence:
         """Token ids and mask of a row, with another answer or prompt where given.
 
-        An answer is followed by one supervised end token; raw text is not. What exceeds ``max_length`` is cut at the end.
+        An answer is followed by one supervised end token; raw text is not. What exceeds ``max_length`` is cut off.
 
         Raises:
             DataError: if no token of the answer is left to supervise.
@@ -86,7 +88,8 @@ class Format:
         if first >= len(ids):
             where = row.origin or row.id
             raise DataError(
-                f"{where}: no answer tokens are left within max_length={self.max_length}; raise max_length or shorten the row"
+                f"{where}: no answer tokens are left within max_length={self.max_length}; "
+                "raise max_length or shorten the row"
             )
         return TokenSequence(tuple(ids), first)
 

@@ -118,7 +118,7 @@ def _columns(
         losses = [float(avg_losses([scored[a.paraphrase]])[0]) if a.paraphrase else np.nan for a in asked]
         columns["paraphrase_avg_loss"] = np.array(losses)
     if any(a.perturbed for a in asked):
-        columns["perturbed_avg_loss"] = padded([avg_losses([scored[s] for s in a.perturbed]) for a in asked])
+        columns["perturbed_avg_loss"] = padded([avg_losses([scored[s] for s in a.perturbed]).tolist() for a in asked])
     if generations is not None:
         columns |= rouge_columns(generations, [row.answer for row in rows])
         columns |= fluency_columns(generations)

@@ -64,7 +64,7 @@ def _token_scores(rows: LabelledRows, members: list[TokenSequence], end_id: int)
 
 
 def _distribution(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Log-prob of the label, whether it is the most likely token, and mean and variance of the log-prob under the model."""
+    """Log-prob of the label, whether it is the likeliest token, and mean and variance of log-probs under the model."""
     log_probs = torch.log_softmax(logits.float(), dim=-1)
     probs = log_probs.exp()
     weighted = probs * log_probs

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from expunge.data.views import VIEWS
 from expunge.errors import RecipeError, unknown
 from expunge.methods.base import Method
 from expunge.methods.terms import FORGET_TERMS, RETAIN_TERMS, Term
-from expunge.recipe import UnlearnPart
+from expunge.recipe import Recipe, UnlearnPart
 from expunge.registry import Registry
 
 METHODS: Registry[Method] = Registry(
@@ -25,7 +26,14 @@ METHODS: Registry[Method] = Registry(
         "dpo": "expunge.methods.refusal:DPO",
         "idk": "expunge.methods.refusal:IDK",
     },
-    aliases={"idk_dpo": "dpo", "idk_nll": "idk", "po": "idk", "gradient_ascent": "ga", "grad_ascent": "ga", "kl": "ga_kl"},
+    aliases={
+        "idk_dpo": "dpo",
+        "idk_nll": "idk",
+        "po": "idk",
+        "gradient_ascent": "ga",
+        "grad_ascent": "ga",
+        "kl": "ga_kl",
+    },
 )
 
 
@@ -59,7 +67,9 @@ def compose(part: UnlearnPart, *, has_retain: bool) -> Composition:
     retain = RETAIN_TERMS.get(retain_key)
     notes: list[str] = []
     if retain and not has_retain and not method.retain_needed and not part.retain_term:
-        notes.append(f"no retain rows: {method.key} runs without its retain term, expect utility to suffer; set a budget")
+        notes.append(
+            f"no retain rows: {method.key} runs without its retain term, expect utility to suffer; set a budget"
+        )
         retain = None
     if has_retain and retain is None:
         notes.append(f"{method.key} has no retain term: the retain rows are measured, not trained on")
@@ -90,8 +100,34 @@ _REMEDY = {
 }
 
 
-def _check_legal(method: Method, terms: tuple[Term | None, ...], provided: frozenset[str] | set[str], view: str) -> None:
+def _check_legal(
+    method: Method, terms: tuple[Term | None, ...], provided: frozenset[str] | set[str], view: str
+) -> None:
     missing = [(term, need) for term in terms if term for need in sorted(term.needs - provided)]
     if missing:
         wants = "; ".join(f"{term.side} term {term.key!r} needs {_REMEDY.get(need, need)}" for term, need in missing)
         raise RecipeError(f"method {method.key!r} with view {view!r} cannot run: {wants}")
+
+
+def check_part(recipe: Recipe) -> None:
+    """Check what a recipe names (method, terms, view, scope) without data or weights, every mistake at once.
+
+    Raises:
+        RecipeError: one line with all of them.
+    """
+    from expunge.scopes import make_scope
+
+    problems: list[str] = []
+    for name, part in (("finetune", recipe.finetune), ("unlearn", recipe.unlearn)):
+        if part is None:
+            continue
+        checks: list[Callable[[], object]] = [partial(make_scope, part.scope)]
+        if isinstance(part, UnlearnPart):
+            checks.append(partial(compose, part, has_retain=True))
+        for check in checks:
+            try:
+                check()
+            except RecipeError as error:
+                problems.append(f"{name}: {error}")
+    if problems:
+        raise RecipeError("; ".join(problems))

@@ -44,7 +44,7 @@ class Term:
     side: Literal["forget", "retain"]
     unit: Unit
     needs: frozenset[str]
-    """Of ``answer``, ``alternate`` (data views provide these), ``reference_logps``, ``reference_logits``, ``retain``."""
+    """Of ``answer``, ``alternate`` (by data views), ``reference_logps``, ``reference_logits``, ``retain``."""
     loss_sum: Callable[..., Tensor]
     """``(answers by kind, **settings) -> scalar``, summed over the unit."""
     settings: Mapping[str, float] = field(default_factory=dict)
@@ -65,7 +65,9 @@ class Term:
         for name in given:
             if name not in self.settings:
                 known = ", ".join(sorted(self.settings)) or "none"
-                raise RecipeError(f"term {self.key!r} has no setting {name!r}{nearest(name, self.settings)}; it has: {known}")
+                raise RecipeError(
+                    f"term {self.key!r} has no setting {name!r}{nearest(name, self.settings)}; it has: {known}"
+                )
         return {**self.settings, **given}
 
 

@@ -1,4 +1,4 @@
-"""One forward pass over many sequences, ending in logits on labelled rows: the only place where tokens are predicted."""
+"""One forward pass over many sequences, ending in logits on labelled rows: the one place that predicts tokens."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence as SequenceOf
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,9 @@ class LabelledRows:
 
     def select(self, first: int, last: int) -> LabelledRows:
         """The rows of sequences ``first`` to ``last`` (exclusive), renumbered from 0."""
-        start, end = torch.searchsorted(self.sequence, torch.tensor([first, last], device=self.sequence.device)).tolist()
+        start, end = torch.searchsorted(
+            self.sequence, torch.tensor([first, last], device=self.sequence.device)
+        ).tolist()
         part = LabelledRows(
             self.logits[start:end], self.labels[start:end], self.sequence[start:end] - first, last - first
         )
@@ -87,7 +90,7 @@ def _padded_rows(model: nn.Module, sequences: SequenceOf[TokenSequence], device:
 
 
 @contextmanager
-def head_inputs(model: nn.Module) -> Iterator[list[Tensor]]:
+def head_inputs(model: Any) -> Iterator[list[Tensor]]:
     """Collect what the output head is given in every forward pass inside the block: final hidden states."""
     seen: list[Tensor] = []
     hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))

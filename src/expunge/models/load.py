@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from expunge.data.formats import Format
 from expunge.errors import ModelError
@@ -84,8 +84,7 @@ def load_model(
     _disable_dropout(model)
     model.to(pick_device(device))
     packed = _switch_to_trees(model, notes)
-    fingerprint = place.fingerprint() if place.folder else _hub_fingerprint(model, str(source))
-    return LoadedModel(model, tokenizer, bound, packed, str(source), fingerprint, notes, route)
+    return LoadedModel(model, tokenizer, bound, packed, str(source), source_fingerprint(source), notes, route)
 
 
 @dataclass(frozen=True)
@@ -103,10 +102,19 @@ class Place:
         assert self.folder is not None
         files = [self.folder / self.gguf_file] if self.gguf_file else sorted(self.folder.iterdir())
         wanted = [f for f in files if f.suffix in {".safetensors", ".gguf"} or f.name in _IDENTITY_FILES]
-        return _hash_files(tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in wanted))
+        own = _hash_files(tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in wanted))
+        if not self.adapter:
+            return own
+        return hashlib.sha256(f"{own}+{source_fingerprint(_adapter_base(self.folder))}".encode()).hexdigest()
 
 
-_IDENTITY_FILES = {"config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+_IDENTITY_FILES = {
+    "config.json",
+    "adapter_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+}
 
 
 @lru_cache(maxsize=64)
@@ -120,9 +128,21 @@ def _hash_files(files: tuple[tuple[str, int, int], ...]) -> str:
     return digest.hexdigest()
 
 
-def _hub_fingerprint(model: Any, source: str) -> str:
-    commit = getattr(model.config, "_commit_hash", None) or "unknown revision"
-    return hashlib.sha256(f"{source}@{commit}".encode()).hexdigest()
+def source_fingerprint(source: str | Path) -> str:
+    """SHA-256 that identifies a model without loading its weights: of its files, or of a Hub id with its revision.
+
+    Raises:
+        ModelError: if the source names no model that can be had.
+    """
+    place = resolve(source)
+    if place.folder:
+        return place.fingerprint()
+    try:
+        config = AutoConfig.from_pretrained(str(place.hub_id))
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(_explain(str(place.hub_id), place, error)) from error
+    commit = getattr(config, "_commit_hash", None) or "unknown revision"
+    return hashlib.sha256(f"{place.hub_id}@{commit}".encode()).hexdigest()
 
 
 def resolve(source: str | Path) -> Place:
@@ -160,10 +180,16 @@ def _in_folder(path: Path) -> Place:
         ggufs = sorted(path.glob("*.gguf"))
         if len(ggufs) == 1:
             return Place(folder=path, gguf_file=ggufs[0].name)
-        raise ModelError(f"{path}: no model here (expected config.json with *.safetensors, an adapter, or one .gguf file)")
+        raise ModelError(
+            f"{path}: no model here (expected config.json with *.safetensors, an adapter, or one .gguf file)"
+        )
     if not list(path.glob("*.safetensors")):
         pickled = ", ".join(p.name for p in sorted(path.glob("*.bin")))
-        why = f"only pickled weights ({pickled}), which are not read; save them as safetensors" if pickled else "no weights"
+        why = (
+            f"only pickled weights ({pickled}), which are not read; save them as safetensors"
+            if pickled
+            else "no weights"
+        )
         raise ModelError(f"{path}: {why}")
     return Place(folder=path, format=remembered)
 
@@ -201,13 +227,17 @@ def _load_adapter(place: Place, options: dict[str, Any]) -> tuple[Any, Any]:
 
     folder = place.folder
     assert folder is not None
-    base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if not base:
-        raise ModelError(f"{folder}: adapter_config.json names no base model; set base_model_name_or_path in it")
-    model, tokenizer = _load_weights(resolve(base), options)
+    model, tokenizer = _load_weights(resolve(_adapter_base(folder)), options)
     if (folder / "tokenizer_config.json").is_file():
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
     return PeftModel.from_pretrained(model, str(folder)), tokenizer
+
+
+def _adapter_base(folder: Path) -> str:
+    base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise ModelError(f"{folder}: adapter_config.json names no base model; set base_model_name_or_path in it")
+    return base
 
 
 def _first_line(error: BaseException) -> str:
@@ -228,7 +258,13 @@ def _explain(name: str, place: Place, error: BaseException) -> str:
         return f"{name}: the Hub model is gated; accept its terms on its page and log in with `hf auth login`"
     if "RepositoryNotFoundError" in kinds:
         return f"{name}: no such folder, and no such public model on the Hub (a private one needs `hf auth login`)"
-    offline = kinds & {"LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectError", "ConnectionError", "ProxyError"}
+    offline = kinds & {
+        "LocalEntryNotFoundError",
+        "OfflineModeIsEnabled",
+        "ConnectError",
+        "ConnectionError",
+        "ProxyError",
+    }
     if offline or "couldn't connect" in str(error).lower():
         return f"{name}: no such folder, and the Hub cannot be reached; give a local folder, or '{BUILTIN_MODEL}'"
     if "safetensors" in str(error):

@@ -57,8 +57,8 @@ class FrozenHead:
             if torch.allclose(form(straight).float(), logits.float(), rtol=1e-2, atol=1e-2):
                 return form
         raise ModelError(
-            "retain term 'kl' rebuilds the reference's logits from hidden states, and this model bends its logits in an "
-            "unknown way; use retain term 'nll'"
+            "retain term 'kl' rebuilds the reference's logits from hidden states, and this model bends its logits in "
+            "an unknown way; use retain term 'nll'"
         )
 
     def detach_from(self, model: Any) -> None:

@@ -10,6 +10,8 @@ Some architectures accept the setting and ignore it, or part of it, and return w
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
@@ -26,7 +28,13 @@ _calls = {"with_tree": 0, "without_tree": 0}
 
 
 def _attend(
-    query: Tensor, key: Tensor, value: Tensor, allowed: Tensor, scaling: float, softcap: float | None, sinks: Tensor | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    allowed: Tensor,
+    scaling: float,
+    softcap: float | None,
+    sinks: Tensor | None,
 ) -> Tensor:
     """Masked attention with grouped heads folded into rows: ``(1, H, N, D)`` in, ``(1, N, H, D)`` out."""
     num_heads, num_tokens, width = query.shape[1:]
@@ -47,7 +55,7 @@ def _attend(
 
 
 def _plain_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
     """Attention without a tree: SDPA, or the model's own eager function where SDPA lacks what the model needs."""
     if kwargs.get("softcap") is None and kwargs.get("s_aux") is None:
@@ -55,7 +63,9 @@ def _plain_attention(
     eager = vars(__import__(type(module).__module__, fromlist=["eager_attention_forward"]))["eager_attention_forward"]
     if attention_mask is None:
         rows, columns = query.shape[2], key.shape[2]
-        attention_mask = torch.ones(rows, columns, dtype=torch.bool, device=query.device).tril(columns - rows)[None, None]
+        attention_mask = torch.ones(rows, columns, dtype=torch.bool, device=query.device).tril(columns - rows)[
+            None, None
+        ]
     if attention_mask.dtype == torch.bool:
         lowest = torch.finfo(query.dtype).min
         attention_mask = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill(~attention_mask, lowest)
@@ -70,7 +80,7 @@ def tree_attention(
     attention_mask: Tensor | None,
     *,
     tree: PackedTree | None = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """The registered attention function: ``(1, H, N, D)`` query, key and value; see transformers' interface.
 

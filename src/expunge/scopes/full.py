@@ -16,7 +16,9 @@ class FullScope:
     provides: ClassVar[frozenset[str]] = frozenset()
 
     def attach(self, model: Any) -> Any:
-        """Make every floating-point parameter trainable."""
+        """Make every floating-point parameter trainable; an adapter loaded with the model is folded in first."""
+        if hasattr(model, "merge_and_unload"):
+            model = model.merge_and_unload()
         for parameter in model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         return model

@@ -33,7 +33,7 @@ class LoraScope:
             raise RecipeError(f"scope lora: dropout must be in [0, 1), got {self.dropout}")
 
     def attach(self, model: Any) -> Any:
-        """Wrap the model; only the adapter is trainable. An adapter that was loaded with the model is folded in first."""
+        """Wrap the model; only the adapter is trainable. An adapter loaded with the model is folded in first."""
         from peft import LoraConfig, PeftModel, get_peft_model
 
         if isinstance(model, PeftModel):

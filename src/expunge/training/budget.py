@@ -22,8 +22,8 @@ from expunge.recipe import BudgetPart
 class BudgetKeeper(TrainerCallback):
     """Looks at probe rows every few steps; the best step is the last one within budget.
 
-    The cost is the rise of the mean token loss over the starting model's, or the mean token KL from it. Unlearning moves
-    away from the starting model step by step, so the last step within budget is the one that has forgotten most.
+    The cost is the rise of the mean token loss over the starting model's, or the mean token KL from it. Unlearning
+    moves away from the starting model step by step, so the last step within budget has forgotten most.
     Its weights are kept on disk, so that an interrupted run keeps them too.
     """
 
@@ -55,7 +55,9 @@ class BudgetKeeper(TrainerCallback):
         if state.global_step % self.part.every and not last:
             return
         cost = self._measure()
-        over = [f"{key} rose to {value:.3f}, over {limit:g}" for key, value, limit in self._limits(cost) if value > limit]
+        over = [
+            f"{key} rose to {value:.3f}, over {limit:g}" for key, value, limit in self._limits(cost) if value > limit
+        ]
         if over:
             self.state["stopped"] = f"budget reached at step {state.global_step}: {' and '.join(over)}"
             control.should_training_stop = True

@@ -22,7 +22,7 @@ class StreamPlan:
     batch_size: int
     seed: int
     whole_epochs: bool
-    """Whether the last batch of an epoch may be short (the stream that sets the pace), or batches run over the border."""
+    """Whether an epoch's last batch may be short (the stream that sets the pace); else batches run over the border."""
 
     def at(self, step: int) -> list[tuple[int, int]]:
         """``(row, epoch)`` pairs of one step."""

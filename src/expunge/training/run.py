@@ -14,14 +14,14 @@ import torch
 from transformers import TrainerCallback, set_seed
 
 from expunge.data.rows import Row
-from expunge.errors import NonFiniteLossError, RecipeError, ResourceError
+from expunge.errors import NonFiniteLossError, ResourceError
 from expunge.methods.table import Composition
 from expunge.methods.terms import RETAIN_TERMS
 from expunge.models.load import LoadedModel, remember_format
 from expunge.models.reference import compute_reference
 from expunge.progress import bar, say
 from expunge.recipe import BudgetPart, TrainPart
-from expunge.scopes import SCOPES
+from expunge.scopes import make_scope
 from expunge.training.budget import BudgetKeeper
 from expunge.training.defaults import default_lr
 from expunge.training.objective import Objective, WeightedTerm
@@ -62,7 +62,14 @@ def finetune_job(title: str, rows: tuple[Row, ...], part: TrainPart, *, epochs: 
     """Plain learning of ``rows``: the retain term alone."""
     terms = {"retain": WeightedTerm(RETAIN_TERMS["nll"], 1.0, {})}
     return Job(
-        title=title, rows={"retain": rows}, terms=terms, pace="retain", part=part, epochs=epochs, finetune=True, seed=seed
+        title=title,
+        rows={"retain": rows},
+        terms=terms,
+        pace="retain",
+        part=part,
+        epochs=epochs,
+        finetune=True,
+        seed=seed,
     )
 
 
@@ -97,20 +104,6 @@ def unlearn_job(
         budget=budget,
         probe_rows=probe_rows,
     )
-
-
-def make_scope(settings: Mapping[str, Any]) -> Any:
-    """Build a scope from ``{kind: ..., ...}``.
-
-    Raises:
-        RecipeError: for an unknown kind or setting.
-    """
-    rest = dict(settings)
-    kind = rest.pop("kind", "full")
-    try:
-        return SCOPES.get(kind)(**rest)
-    except TypeError as error:
-        raise RecipeError(f"scope {kind}: {str(error).partition('__init__() ')[2] or error}") from None
 
 
 def train(loaded: LoadedModel, job: Job, *, work: Path, out: Path, cache: Path | None = None) -> dict[str, Any]:

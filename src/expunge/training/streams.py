@@ -66,4 +66,3 @@ class Streams:
             for unit in self.units(step):
                 if need in self.terms[unit.stream].needs:
                     yield from unit.answers.values()
-

@@ -44,7 +44,7 @@ class UnlearningTrainer(Trainer):
 
     def __init__(self, model: Any, args: TrainingArguments, streams: Streams, objective: Objective) -> None:
         self.streams = streams
-        self.objective = objective
+        self.objective: Objective = objective
         self.stream_losses: dict[str, float] = {}
         super().__init__(
             model=model,
@@ -55,7 +55,7 @@ class UnlearningTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Every process walks through the same steps (not a share of them) and takes its share of each step's rows."""
-        data = self.train_dataset
+        data = StepNumbers(self.streams.plan.num_steps)
         return DataLoader(data, batch_size=1, sampler=SequentialSampler(data), collate_fn=self.data_collator)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
@@ -78,11 +78,12 @@ class UnlearningTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Weights as safetensors; no pickled arguments."""
-        self.model.save_pretrained(output_dir or self.args.output_dir, state_dict=state_dict)
+        model: Any = self.model
+        model.save_pretrained(output_dir or self.args.output_dir, state_dict=state_dict)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         (folder / COMPLETE).touch()
 
 

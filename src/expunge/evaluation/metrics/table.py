@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from functools import partial
 
 from expunge.evaluation.metrics import composite, membership, probability
 from expunge.evaluation.metrics.base import Metric, mean_column
+from expunge.evaluation.metrics.tokens import Scores
 
 TOFU_SETS = ("forget", "retain", "holdout", "real_authors", "world_facts")
 TOFU_UTILITY_SETS = ("real_authors", "world_facts")
@@ -282,6 +284,11 @@ def _model_utility(utility_sets: tuple[str, ...]) -> Metric:
     )
 
 
+def perplexity(scores: Scores, reference: Scores | None = None) -> float:
+    """``exp`` of the mean token loss of the generated answers, NaN rows left out; at least 1."""
+    return math.exp(mean_column(scores, name="forget", column="generation_loss"))
+
+
 def _fluency_metrics() -> list[Metric]:
     return [
         Metric(
@@ -300,6 +307,16 @@ def _fluency_metrics() -> list[Metric]:
             higher_is_better=False,
             function=partial(mean_column, name="forget", column="empty"),
             needs={"forget": ("empty",)},
+        ),
+        Metric(
+            key="forget_perplexity",
+            label="Forget: perplexity of the answers",
+            definition="exp of the mean over rows of the token loss that the untouched starting model gives each "
+            "generated answer; far above the retain model's when answers are no longer language, far below it when "
+            "they are all the same phrase. Legacy: not there.",
+            higher_is_better=None,
+            function=perplexity,
+            needs={"forget": ("generation_loss",)},
         ),
     ]
 

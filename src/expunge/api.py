@@ -1,0 +1,209 @@
+"""The verbs, from Python: each builds a recipe and runs it, exactly as the command line does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from expunge.errors import UserError
+from expunge.recipe import Recipe, parse_recipe, read_recipe
+
+GENERATED_TOKENS = 96
+"""Longest answer that the verbs on users' own files generate; a recipe may ask for more."""
+
+
+def run(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    *,
+    out: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    store: str | Path | None = None,
+    data_root: str | None = None,
+) -> Any:
+    """Run a recipe (a file, a shipped recipe's name, nested dictionaries or a :class:`Recipe`).
+
+    Args:
+        recipe: what to do.
+        out: the run's folder, ``runs/<name>`` by default.
+        overrides: ``key.sub=value`` settings, as ``--set`` takes them; only for files.
+        store: folder of the stages, to share them between runs.
+        data_root: folder with published benchmark files.
+
+    Returns:
+        A :class:`expunge.pipeline.RunResult`.
+    """
+    from expunge.pipeline import run_recipe
+
+    if isinstance(recipe, (str, Path)):
+        recipe = read_recipe(find_recipe(recipe), overrides)
+    elif not isinstance(recipe, Recipe):
+        recipe = parse_recipe(recipe)
+    return run_recipe(recipe, out or Path("runs") / recipe.name, store=store, data_root=data_root)
+
+
+def unlearn(
+    model: str | Path,
+    *,
+    forget: str | Path,
+    out: str | Path,
+    retain: str | Path | None = None,
+    holdout: str | Path | None = None,
+    general: str | Path | None = None,
+    method: str = "npo",
+    settings: Mapping[str, Any] | None = None,
+    model_settings: Mapping[str, Any] | None = None,
+    evaluate_settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Any:
+    """Make ``model`` forget the rows of a file, and measure what happened to it.
+
+    Args:
+        model: folder, run, adapter, GGUF file or Hub id.
+        forget: file of rows to forget.
+        out: folder for the run.
+        retain: file of rows to keep; without it only methods that can do without run.
+        holdout: file of rows like the forget rows that no model ever saw, for membership tests.
+        general: file of general rows that must survive; the built-in ones by default.
+        method: a preset.
+        settings: anything of the recipe's ``unlearn`` part (``lr``, ``scope``, ``term``, ``budget`` ...).
+        model_settings: anything of its ``model`` part.
+        evaluate_settings: anything of its ``evaluate`` part.
+        seed: everything random follows from it.
+
+    Returns:
+        A :class:`expunge.pipeline.RunResult`.
+    """
+    files = {"forget": forget, "retain": retain, "holdout": holdout, "general": general}
+    recipe = {
+        "name": Path(out).resolve().name,
+        "seed": seed,
+        "model": {"path": str(model), **(model_settings or {})},
+        "data": {"benchmark": "custom", "options": {k: str(v) for k, v in files.items() if v is not None}},
+        "retain_reference": "none",
+        "unlearn": {"method": method, **(settings or {})},
+        "evaluate": {"max_new_tokens": GENERATED_TOKENS, **(evaluate_settings or {})},
+    }
+    return run(parse_recipe(recipe, "unlearn"), out=out)
+
+
+def finetune(
+    model: str | Path,
+    *,
+    data: str | Path,
+    out: str | Path,
+    settings: Mapping[str, Any] | None = None,
+    model_settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Any:
+    """Teach ``model`` the rows of a file: plain learning, to make a target or a retain model.
+
+    Args:
+        model: folder, run, adapter, GGUF file or Hub id.
+        data: file of rows.
+        out: folder for the run.
+        settings: anything of the recipe's ``finetune`` part.
+        model_settings: anything of its ``model`` part.
+        seed: everything random follows from it.
+
+    Returns:
+        A :class:`expunge.pipeline.RunResult`.
+    """
+    recipe = {
+        "name": Path(out).resolve().name,
+        "seed": seed,
+        "model": {"path": str(model), **(model_settings or {})},
+        "data": {"benchmark": "custom", "options": {"forget": str(data)}},
+        "finetune": dict(settings or {}),
+        "retain_reference": "none",
+    }
+    return run(parse_recipe(recipe, "finetune"), out=out)
+
+
+def evaluate(
+    models: Sequence[str | Path],
+    *,
+    benchmark: str,
+    out: str | Path,
+    options: Mapping[str, Any] | None = None,
+    reference: str | Path | None = None,
+    model_settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    data_root: str | None = None,
+    seed: int = 0,
+) -> Any:
+    """Measure one or several models on a benchmark.
+
+    Args:
+        models: folders, runs, adapters, GGUF files or Hub ids.
+        benchmark: ``almanac``, ``tofu:forget10``, ``custom`` ...
+        out: folder for the results.
+        options: the benchmark's own options.
+        reference: the retain model's run, model or open-unlearning log, for forget quality and PrivLeak.
+        model_settings: anything of a recipe's ``model`` part.
+        settings: anything of its ``evaluate`` part.
+        data_root: folder with published benchmark files.
+        seed: of the bootstrap.
+
+    Returns:
+        A :class:`expunge.pipeline.compare.Comparison`.
+    """
+    from expunge.pipeline.compare import evaluate_models
+
+    base = {
+        "seed": seed,
+        "model": dict(model_settings or {}),
+        "data": {"benchmark": benchmark, "options": dict(options or {})},
+        "evaluate": dict(settings or {}),
+    }
+    recipe = parse_recipe(base, "evaluate")
+    return evaluate_models(models, recipe, Path(out), reference=reference, data_root=data_root)
+
+
+def load(source: str | Path, **settings: Any) -> Any:
+    """Load a model, a run or an adapter with its tokenizer and chat format.
+
+    Returns:
+        A :class:`expunge.models.load.LoadedModel`.
+    """
+    from expunge.models.load import load_model
+
+    return load_model(source, **settings)
+
+
+def export(source: str | Path, *, out: str | Path, dtype: str = "float32") -> Path:
+    """Write a plain model folder (merged weights as safetensors, tokenizer, template, model card).
+
+    Args:
+        source: a run, a model folder or an adapter.
+        out: a new or empty folder.
+        dtype: precision of the written weights.
+    """
+    from expunge.pipeline.export import export_model
+
+    return export_model(source, Path(out), dtype=dtype)
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Recipes that come with the package, by name."""
+    here = Path(__file__).resolve().parent
+    folders = [here / "recipes", here.parents[1] / "recipes"]
+    return {path.stem: path for folder in reversed(folders) for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_recipe(name: str | Path) -> Path:
+    """A recipe file, or the shipped recipe of that name.
+
+    Raises:
+        UserError: if there is neither.
+    """
+    from expunge.errors import nearest
+
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    if str(name) in shipped:
+        return shipped[str(name)]
+    stem = path.stem
+    raise UserError(f"recipe {name}: no such file, and no shipped recipe of that name{nearest(stem, shipped)}")

@@ -1,0 +1,168 @@
+"""Verbs that look and hand over: list, validate, doctor, export, chat."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from expunge.cli import options as opt
+from expunge.errors import UserError, unknown
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the command line."""
+    app.command("list")(list_things)
+    for verb in (validate, doctor, export, chat):
+        app.command()(verb)
+
+
+def list_things(
+    what: str = typer.Argument(help="methods, scopes, benchmarks, metrics or recipes."),
+    as_json: bool = opt.JSON,
+) -> None:
+    """List what can be named in a command or a recipe."""
+    listings = {
+        "methods": _methods,
+        "scopes": _scopes,
+        "benchmarks": _benchmarks,
+        "metrics": _metrics,
+        "recipes": _recipes,
+    }
+    if what not in listings:
+        raise UserError(unknown("listing", what, listings))
+    rows = listings[what]()
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    width = max(len(name) for name in rows)
+    for name, about in rows.items():
+        typer.echo(f"{name:<{width}}  {about}")
+
+
+def _methods() -> dict[str, str]:
+    from expunge.methods.table import METHODS
+
+    return {name: f"{m.title} ({m.paper})" for name in METHODS.names() for m in [METHODS.get(name)]}
+
+
+def _scopes() -> dict[str, str]:
+    from expunge.scopes import SCOPES
+
+    return {name: _claim(SCOPES.get(name)) for name in SCOPES.names()}
+
+
+def _benchmarks() -> dict[str, str]:
+    import sys
+
+    from expunge.benchmarks.table import BENCHMARKS
+
+    return {name: _claim(sys.modules[BENCHMARKS.get(name).__module__]) for name in BENCHMARKS.names()}
+
+
+def _metrics() -> dict[str, str]:
+    from expunge.evaluation.metrics import METRICS
+
+    return {key: metric.label for key, metric in METRICS.items()}
+
+
+def _recipes() -> dict[str, str]:
+    from expunge.api import shipped_recipes
+
+    return {
+        name: path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") for name, path in shipped_recipes().items()
+    }
+
+
+def _claim(thing: Any) -> str:
+    return (thing.__doc__ or "").strip().splitlines()[0]
+
+
+def validate(
+    recipe: str = typer.Argument(help="A YAML file, or the name of a shipped recipe."), set_: list[str] = opt.SET
+) -> None:
+    """Check a recipe without touching any weights; every mistake is listed."""
+    from expunge.api import find_recipe
+    from expunge.methods.table import check_part
+    from expunge.recipe import read_recipe
+
+    found = read_recipe(find_recipe(recipe), set_)
+    check_part(found)
+    typer.echo(f"{found.name}: valid")
+
+
+def doctor(as_json: bool = opt.JSON) -> None:
+    """Say what this machine offers: versions, threads, the float32 route, the demo model, optional packages."""
+    from importlib.util import find_spec
+
+    from expunge.models.fetch import default_cache
+    from expunge.pipeline.environment import environment
+
+    facts = environment()
+    extras = {"gguf": "demo", "matplotlib": "report", "lm_eval": "eval", "bitsandbytes": "quant", "trackio": "track"}
+    facts["optional"] = {
+        name: "there" if find_spec(name) else f'pip install "expunge[{e}]"' for name, e in extras.items()
+    }
+    facts["cache"] = str(default_cache())
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    for name, value in facts.items():
+        shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        typer.echo(f"{name:<13} {shown}")
+
+
+def export(
+    run: str = typer.Argument(help="A run, a model folder or an adapter."),
+    out: Path = typer.Option(..., "--out", help="A new or empty folder."),
+    merge: bool = typer.Option(True, "--merge/--no-merge", help="Fold an adapter into the weights."),
+    dtype: str = opt.DTYPE,
+) -> None:
+    """Write a plain model folder that transformers, vLLM and llama.cpp's converter take."""
+    from expunge import api
+    from expunge.models.load import DTYPES
+
+    if not merge:
+        raise UserError(
+            "--no-merge: an unmerged adapter is the run's own adapter/ folder; export writes merged weights"
+        )
+    if dtype not in DTYPES:
+        raise UserError(unknown("dtype", dtype, DTYPES))
+    typer.echo(str(api.export(run, out=out, dtype=dtype)))
+
+
+def chat(
+    before: str = typer.Argument(help="A run, a model folder, an adapter, a GGUF file or a Hub id."),
+    after: str = typer.Argument(None, help="Another one; both answers are shown side by side."),
+    prompt: str = typer.Option(None, "--prompt", help="Ask once and exit."),
+    max_new_tokens: int = typer.Option(96, "--max-new-tokens", help="Longest answer."),
+    format: str = opt.FORMAT,
+    device: str = opt.DEVICE,
+) -> None:
+    """Ask two models the same questions."""
+    from expunge.data.rows import Row
+    from expunge.evaluation.generator import generate_answers
+    from expunge.models.load import load_model
+
+    if max_new_tokens < 1:
+        raise UserError(f"--max-new-tokens must be at least 1, got {max_new_tokens}")
+    models = {
+        name: load_model(name, format=format, device=device) for name in dict.fromkeys(filter(None, (before, after)))
+    }
+
+    def answer(question: str) -> None:
+        for name, loaded in models.items():
+            ids = loaded.format.encode_prompt(Row(id="chat", prompt=question, answer=""))
+            text = generate_answers(loaded, [ids], max_new_tokens=max_new_tokens)[0]
+            typer.echo(f"{name}: {text}")
+
+    if prompt is not None:
+        if not prompt.strip():
+            raise UserError("--prompt is empty")
+        answer(prompt)
+        return
+    typer.echo("an empty line ends the conversation; every question stands alone", err=True)
+    while question := typer.prompt(">", default="", show_default=False, prompt_suffix=" ").strip():
+        answer(question)

@@ -1,0 +1,217 @@
+"""From per-row values to what people read: metrics with intervals, a verdict, the report page."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from expunge.benchmarks.base import Benchmark
+from expunge.evaluation.metrics import Metric, MetricValue, Scores, compute, metrics_for
+from expunge.evaluation.samples import read_texts
+from expunge.recipe import EvaluatePart
+from expunge.reporting.content import (
+    AnswerPair,
+    Curve,
+    MetricCell,
+    MetricRow,
+    Panel,
+    Report,
+    ScatterPoint,
+    plain,
+)
+from expunge.reporting.html import write_report
+from expunge.reporting.verdict import give_verdict
+
+BEFORE, AFTER, RETAIN_MODEL = "before", "after", "retain model"
+HEADLINE = (
+    "extraction_strength",
+    "forget_Q_A_ROUGE",
+    "forget_Q_A_Prob",
+    "forget_truth_ratio",
+    "forget_quality_log10",
+    "model_utility",
+    "retain_Q_A_ROUGE",
+    "mia_min_k",
+    "privleak",
+    "forget_distinct_2",
+    "forget_perplexity",
+)
+"""What the console table shows; the report and metrics.json hold everything."""
+
+_GROUPS = {
+    "forgetting": (
+        "extraction_strength",
+        "exact_memorization",
+        "forget_Q_A",
+        "forget_truth_ratio",
+        "forget_quality",
+        "mem_score",
+    ),
+    "privacy": ("mia_", "privleak", "priv_score", "holdout_"),
+    "fluency": ("forget_distinct", "forget_empty", "forget_perplexity"),
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Everything the evidence of one run is made from."""
+
+    name: str
+    scores: Mapping[str, Scores]
+    """By model label."""
+    samples: Mapping[str, Path]
+    """``samples.parquet`` by model label, where there is one."""
+    logs: Mapping[str, Path]
+    """Training logs by stage."""
+    benchmark: Benchmark
+    part: EvaluatePart
+    seed: int
+    provenance: Mapping[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+
+def write_evidence(subject: Subject, out: Path) -> tuple[dict[str, Any], Report]:
+    """Write metrics, samples and the report page into a run folder.
+
+    Returns:
+        Metric values by model label, and the report.
+    """
+    sets = list(dict.fromkeys(name for scores in subject.scores.values() for name in scores))
+    table = metrics_for(sets, subject.benchmark.utility_sets, legacy=subject.part.legacy)
+    values = compute_all(subject.scores, table, num_resamples=subject.part.num_resamples, seed=subject.seed)
+    metrics = plain_metrics(values)
+    main = AFTER if AFTER in metrics else BEFORE
+    for label in metrics:
+        suffix = "" if label == main else f"_{label.replace(' ', '_')}"
+        _write_json(out / f"metrics{suffix}.json", metrics[label])
+        if label in subject.samples:
+            target = out / f"samples{suffix}.parquet"
+            target.unlink(missing_ok=True)
+            _link(subject.samples[label], target)
+    report = build_report(subject, table, values)
+    write_report(report, out / "report.html")
+    return metrics, report
+
+
+def compute_all(
+    scores: Mapping[str, Scores], table: Mapping[str, Metric], *, num_resamples: int, seed: int
+) -> dict[str, dict[str, MetricValue]]:
+    """Every metric of every model, the retain model being the reference of all, itself included."""
+    reference = scores.get(RETAIN_MODEL)
+    return {
+        label: compute(found, reference, table, num_resamples=num_resamples, seed=seed)
+        for label, found in scores.items()
+    }
+
+
+def build_report(
+    subject: Subject, table: Mapping[str, Metric], values: Mapping[str, Mapping[str, MetricValue]]
+) -> Report:
+    """Fill the report's records."""
+    labels = tuple(values)
+    return Report(
+        title=subject.name,
+        verdict=give_verdict(values, before=BEFORE, after=AFTER, reference=RETAIN_MODEL),
+        models=labels,
+        metrics=metric_rows(table, values),
+        panels=_panels(subject.logs),
+        scatter=_scatter(values),
+        pairs=_pairs(subject.samples),
+        provenance=subject.provenance,
+        warnings=tuple(subject.notes),
+        scatter_axes=("extraction strength on the forget set", "model utility"),
+    )
+
+
+def plain_metrics(values: Mapping[str, Mapping[str, MetricValue]]) -> dict[str, Any]:
+    """Metric values as JSON types, by model label and key."""
+    return {label: {key: plain(asdict(value)) for key, value in found.items()} for label, found in values.items()}
+
+
+def metric_rows(table: Mapping[str, Metric], values: Mapping[str, Mapping[str, MetricValue]]) -> tuple[MetricRow, ...]:
+    """The report's rows: every metric that at least one model has a value of."""
+    return tuple(
+        MetricRow(
+            key=key,
+            label=metric.label,
+            group=_group(key),
+            higher_is_better=metric.higher_is_better,
+            cells={label: _cell(found[key]) for label, found in values.items()},
+            definition=metric.definition,
+            kind="p_value" if key == "forget_quality" else "number",
+        )
+        for key, metric in table.items()
+        if any(found[key].value is not None for found in values.values())
+    )
+
+
+def _cell(value: MetricValue) -> MetricCell:
+    return MetricCell(value.value, value.ci_low, value.ci_high, value.n, value.note)
+
+
+def _group(key: str) -> str:
+    return next((group for group, starts in _GROUPS.items() if key.startswith(starts)), "utility")
+
+
+def _scatter(values: Mapping[str, Mapping[str, MetricValue]]) -> tuple[ScatterPoint, ...]:
+    points = []
+    for label, found in values.items():
+        forget, utility = found.get("extraction_strength"), found.get("model_utility")
+        if forget and utility and forget.value is not None and utility.value is not None:
+            points.append(
+                ScatterPoint(
+                    label, forget.value, utility.value, forget.ci_low, forget.ci_high, utility.ci_low, utility.ci_high
+                )
+            )
+    return tuple(points)
+
+
+def _panels(logs: Mapping[str, Path]) -> tuple[Panel, ...]:
+    panels = []
+    for stage, path in logs.items():
+        steps = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        names = [key for key in (steps[0] if steps else {}) if key.endswith("_loss")]
+        curves = tuple(
+            Curve(
+                name.replace("_", " "), "optimiser step", "loss (weighted)", tuple((s["step"], s[name]) for s in steps)
+            )
+            for name in names
+        )
+        if curves:
+            panels.append(Panel(f"training: {stage.replace('_', ' ')}", curves))
+    return tuple(panels)
+
+
+def _pairs(samples: Mapping[str, Path]) -> tuple[AnswerPair, ...]:
+    texts = {label: read_texts(path) for label, path in samples.items()}
+    if not texts:
+        return ()
+    first = next(iter(texts.values()))
+    pairs = []
+    for name, records in first.items():
+        if name == "holdout":
+            continue
+        for i, record in enumerate(records):
+            answers = {label: by_set[name][i]["generation"] for label, by_set in texts.items() if name in by_set}
+            if any(answers.values()):
+                pairs.append(AnswerPair(record["prompt"], record["answer"], answers, name))
+    return tuple(pairs)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _link(source: Path, target: Path) -> None:
+    import shutil
+
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,85 @@
+"""A plain model folder that transformers, vLLM and llama.cpp's converter take."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from expunge.errors import UserError
+from expunge.models.load import DTYPES, load_model, remember_format
+from expunge.pipeline.run import MANIFEST
+
+_CARD = """---
+library_name: transformers
+tags: [machine-unlearning, expunge]
+base_model: {base}
+---
+
+# {name}
+
+Made by expunge {version} from `{base}`{how}.
+
+The folder holds merged {dtype} weights, the tokenizer and its chat template.
+Answers were trained in the `{format}` format.
+Unlearning lowers what a model says about the forget set; it is no proof that nothing can be recovered.
+{evidence}"""
+
+
+def export_model(source: str | Path, out: Path, *, dtype: str = "float32") -> Path:
+    """Merge adapters, convert, and write weights, tokenizer, template and a model card; atomic.
+
+    Raises:
+        UserError: if ``out`` holds something already.
+        ModelError: if the source cannot be loaded.
+    """
+    import expunge
+
+    if out.exists() and (out.is_file() or any(out.iterdir())):
+        raise UserError(f"--out {out}: already holds something; give a new or empty folder")
+    loaded = load_model(source, device="cpu")
+    model = loaded.model
+    if hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
+    model = model.to(DTYPES[dtype])
+    partial = out.with_name(f"{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    model.save_pretrained(partial)
+    loaded.tokenizer.save_pretrained(partial)
+    remember_format(partial, loaded.format)
+    base, how, evidence = _origin(Path(source))
+    card = _CARD.format(
+        name=out.name,
+        base=base,
+        version=expunge.__version__,
+        how=how,
+        dtype=dtype,
+        format=loaded.format.name,
+        evidence=evidence,
+    )
+    (partial / "README.md").write_text(card, encoding="utf-8")
+    if out.exists():
+        out.rmdir()
+    os.replace(partial, out)
+    return out
+
+
+def _origin(source: Path) -> tuple[str, str, str]:
+    """Base model, method and headline numbers of a run; of anything else only its name."""
+    if not (source / MANIFEST).is_file():
+        return source.name, "", ""
+    manifest = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
+    recipe = manifest.get("recipe", {})
+    unlearn = recipe.get("unlearn") or {}
+    how = f" with method `{unlearn['method']}`" if unlearn else ""
+    lines = []
+    if (source / "metrics.json").is_file():
+        metrics = json.loads((source / "metrics.json").read_text(encoding="utf-8"))
+        for key in ("extraction_strength", "forget_Q_A_ROUGE", "model_utility"):
+            cell = metrics.get(key) or {}
+            if cell.get("value") is not None:
+                lines.append(f"- {key}: {cell['value']:.3f}")
+    evidence = "\nMeasured when it was made:\n\n" + "\n".join(lines) + "\n" if lines else ""
+    return Path(recipe.get("model", {}).get("path", "unknown")).name, how, evidence

@@ -1,0 +1,67 @@
+"""Turning a peer's evaluation log into a run that others can refer to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from expunge.evaluation.logs import PeerLog, read_peer_log
+from expunge.pipeline.compare import imported_report
+from expunge.pipeline.run import MANIFEST, claim_folder
+from expunge.reporting.content import Report
+from expunge.reporting.html import write_report
+
+
+def import_log(
+    log: str | Path, out: Path, *, reference: str | Path | None = None, num_resamples: int = 1000
+) -> tuple[Report, dict[str, Any]]:
+    """Recompute an open-unlearning log's aggregates and keep its per-row values as ``samples.parquet``.
+
+    Args:
+        log: ``TOFU_EVAL.json`` or its folder.
+        out: folder for the run.
+        reference: the retain model's log or run, for forget quality and PrivLeak.
+        num_resamples: bootstrap resamples behind every interval.
+
+    Returns:
+        The report and the metrics by model label.
+
+    Raises:
+        DataError: if the log or the reference is none.
+    """
+    claim_folder(out)
+    peer = read_peer_log(log)
+    report, metrics = imported_report(peer, reference, num_resamples=num_resamples)
+    out.mkdir(parents=True, exist_ok=True)
+    _write_samples(peer, out / "samples.parquet")
+    (out / "metrics.json").write_text(json.dumps(metrics[peer.model], indent=1), encoding="utf-8")
+    manifest = {
+        "status": "done",
+        "imported_from": "open-unlearning",
+        "model": peer.model,
+        "split": peer.split,
+        "logged": peer.aggregates,
+        "unread": list(peer.unread),
+    }
+    write_report(report, out / "report.html")
+    (out / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    return report, metrics
+
+
+def _write_samples(peer: PeerLog, path: Path) -> None:
+    """The log's columns in the layout of our own samples."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    records = []
+    for name, columns in peer.scores.items():
+        generations = peer.generations.get(name, (None,) * len(peer.ids[name]))
+        for i, row_id in enumerate(peer.ids[name]):
+            said = generations[i]
+            record: dict[str, Any] = {"set": name, "id": f"{name}/{row_id}"}
+            record |= {"prompt": said.prompt, "answer": said.reference, "generation": said.text} if said else {}
+            record |= {key: values[i].tolist() for key, values in columns.items()}
+            records.append(record)
+    keys = list(dict.fromkeys(["set", "id", "prompt", "answer", "generation", *(k for r in records for k in r)]))
+    pq.write_table(pa.table({key: [record.get(key) for record in records] for key in keys}), path)

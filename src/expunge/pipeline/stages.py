@@ -1,0 +1,145 @@
+"""Content-addressed stages: a folder per result, made once, reused for ever, resumed after a kill.
+
+The key of a stage holds everything its result depends on: the stage's version, its part of the recipe, the seed, the
+model it starts from and the data it reads. The code is recorded beside the result but is no part of the key: a
+hand-bumped version is, and a golden-value test guards it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from expunge.errors import ResourceError, UserError
+from expunge.pipeline.environment import peak_memory_gb
+from expunge.progress import say
+
+STAGE_VERSIONS = {"target": 1, "retain_model": 1, "unlearn": 1, "evaluate": 1, "report": 1}
+"""Bump a stage's number when a change of code changes its result."""
+
+DONE = "stage.json"
+"""Written last: a folder with it is complete."""
+
+Build = Callable[[Path, Path], Mapping[str, Any]]
+"""``(work, out) -> facts``: fills ``out``; whatever it keeps in ``work`` survives a kill."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A finished stage."""
+
+    name: str
+    key: str
+    path: Path
+    facts: Mapping[str, Any]
+    reused: bool
+
+
+def stage_key(name: str, parts: Mapping[str, Any]) -> str:
+    """16 hex digits over the stage's name, version and everything its result depends on."""
+    text = json.dumps([name, STAGE_VERSIONS[name], parts], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class StageStore:
+    """The folder that stages live in."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def run(self, name: str, parts: Mapping[str, Any], build: Build, *, label: str = "") -> Stage:
+        """Return the stage with these parts, building it if it is not there.
+
+        Raises:
+            ResourceError: the disk is full; what was half-written is removed.
+            UserError: another process is building the same stage.
+        """
+        key = stage_key(name, parts)
+        final = self.root / f"{name}-{key}"
+        title = label or name.replace("_", " ")
+        if (done := _read_done(final)) is not None:
+            say(f"{title}: kept from before")
+            return Stage(name, key, final, done["facts"], reused=True)
+        with _disk_errors(self.root), self._only_me(final):
+            if (done := _read_done(final)) is not None:
+                return Stage(name, key, final, done["facts"], reused=True)
+            facts = self._build(name, parts, build, final)
+        return Stage(name, key, final, facts, reused=False)
+
+    def _build(self, name: str, parts: Mapping[str, Any], build: Build, final: Path) -> dict[str, Any]:
+        work, partial = final.with_suffix(".work"), final.with_suffix(".partial")
+        if partial.exists():
+            shutil.rmtree(partial)
+        work.mkdir(parents=True, exist_ok=True)
+        partial.mkdir()
+        started = time.monotonic()
+        try:
+            facts = dict(build(work, partial))
+            facts |= {"stage_seconds": round(time.monotonic() - started, 2), "peak_memory_gb": peak_memory_gb()}
+            done = {"stage": name, "version": STAGE_VERSIONS[name], "parts": parts, "facts": facts}
+            (partial / DONE).write_text(json.dumps(done, indent=1, sort_keys=True, default=str), encoding="utf-8")
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(partial, final)
+        shutil.rmtree(work, ignore_errors=True)
+        return facts
+
+    @contextmanager
+    def _only_me(self, final: Path) -> Iterator[None]:
+        """Keep a second process from building the same stage at the same time."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        lock = final.with_suffix(".lock")
+        with open(lock, "w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"{final}: another process is working on this stage; wait for it or use another --out"
+                ) from None
+            yield
+        lock.unlink(missing_ok=True)
+
+
+def _read_done(folder: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((folder / DONE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+@contextmanager
+def _disk_errors(root: Path) -> Iterator[None]:
+    """Turn a full disk into one clear line, however deep in a library it surfaced."""
+    try:
+        yield
+    except Exception as error:
+        if _is_disk_full(error):
+            raise ResourceError(
+                f"{root}: the disk is full (or a file-size limit was reached); "
+                "free some space and run the same command again"
+            ) from error
+        raise
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    while error is not None:
+        full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+        # safetensors and torch wrap the operating system's error in their own and keep only its words.
+        words = ("No space left", "File too large", "os error 28", "os error 27", "PytorchStreamWriter failed")
+        if full or any(word in str(error) for word in words):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
