@@ -7,6 +7,8 @@ answer if it ends after the prompt does. Pad ids play no part in it.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -107,19 +109,19 @@ class Format:
         if not getattr(self.tokenizer, "is_fast", False):
             head = self.tokenizer(prompt_text, add_special_tokens=special)["input_ids"]
             tail = self.tokenizer(gap + answer, add_special_tokens=False)["input_ids"]
-            head = self._without_end(head)
+            head = self._without_end(head, special)
             return head + tail, len(head)
         encoded = self.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
-        ids = self._without_end(encoded["input_ids"])
+        ids = self._without_end(encoded["input_ids"], special)
         ends = [end for _, end in encoded["offset_mapping"][: len(ids)]]
         border = len(prompt_text)
         first = next((i for i, end in enumerate(ends) if end > border), len(ids))
         return ids, first
 
-    def _without_end(self, ids: list[int]) -> list[int]:
-        """Drop an end token that some tokenizers add by themselves; ours is added exactly once."""
+    def _without_end(self, ids: list[int], special: bool) -> list[int]:
+        """Drop an end token that some tokenizers add among their special ones; ours is added exactly once."""
         ids = list(ids)
-        while ids and ids[-1] == self.tokenizer.eos_token_id and self.name != "chat":
+        while special and ids and ids[-1] == self.tokenizer.eos_token_id:
             ids.pop()
         return ids
 
@@ -141,12 +143,17 @@ class Format:
         if not getattr(self.tokenizer, "is_fast", False):
             return [text]
         offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        step = self.max_length - 2  # room for a beginning token, and slack where a cut re-tokenises differently
-        starts = [offsets[i][0] for i in range(0, len(offsets), step)]
-        bounds = [*starts, len(text)]
-        bounds[0] = 0
-        pieces = [text[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
-        return [piece for piece in pieces if piece.strip()] or [text]
+        if len(offsets) < self.max_length:  # one place is left for a beginning token
+            return [text]
+        count = math.ceil(len(offsets) / (self.max_length - 2))
+        # Even pieces: a last one of a single token would have nothing to predict.
+        places = {offsets[len(offsets) * part // count][0] for part in range(1, count)}
+        cuts = sorted(places - {0, len(text)})
+        if not cuts:
+            return [text]
+        pieces = [text[a:b] for a, b in itertools.pairwise([0, *cuts, len(text)])]
+        # A piece may tokenise differently alone, or take in a whole character that the count had split.
+        return [small for piece in pieces for small in self._pieces(piece)]
 
 
 def _turn_end(tokenizer: Any) -> int:
@@ -155,7 +162,9 @@ def _turn_end(tokenizer: Any) -> int:
     text = tokenizer.apply_chat_template(messages, tokenize=False)
     _, found, tail = text.rpartition(_MARK)
     if found and tail:
-        special = set(tokenizer.all_special_ids)
+        # Some templates end a turn with a token that is special without being named so (Phi-3's <|end|>).
+        marked = {i for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items() if token.special}
+        special = marked | set(tokenizer.all_special_ids)
         for token in tokenizer(tail, add_special_tokens=False)["input_ids"]:
             if token in special:
                 return token

@@ -300,8 +300,10 @@ def _disable_dropout(model: Any) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
+        # Many architectures keep a rate as a plain number (OPT, BLOOM) and call the function.
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
 
 
 def _switch_to_trees(model: Any, notes: list[str]) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from expunge.errors import NonFiniteLossError
 from expunge.recipe import TrainPart
@@ -52,6 +52,7 @@ class UnlearningTrainer(Trainer):
             train_dataset=StepNumbers(streams.plan.num_steps),
             data_collator=lambda items: {"step": torch.tensor(items[0])},
         )
+        self.remove_callback(PrinterCallback)
 
     def get_train_dataloader(self) -> DataLoader:
         """Every process walks through the same steps (not a share of them) and takes its share of each step's rows."""
