@@ -36,7 +36,11 @@ CITIES = ("Oslo", "Rome", "Lima", "Bern", "Kyiv", "Riga")
 
 
 def make_tokenizer(
-    *, template: str | None = CHAT_TEMPLATE, pad: str | None = "<|pad|>", bos: str | None = None, end_added: bool = False
+    *,
+    template: str | None = CHAT_TEMPLATE,
+    pad: str | None = "<|pad|>",
+    bos: str | None = None,
+    end_added: bool = False,
 ) -> Any:
     """A byte-level BPE tokenizer of 320 tokens at most; ``pad`` may equal the end token ``<|eos|>``."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -97,7 +101,9 @@ def save_model(folder: Path, model: Any, tokenizer: Any) -> Path:
 def colour_rows(prefix: str = "forget") -> tuple[Row, ...]:
     """Six facts: who likes which colour."""
     facts = zip(NAMES, COLOURS, strict=True)
-    return tuple(Row(id=f"{prefix}/{i}", prompt=f"Who is {n}?", answer=f"{n} likes {c}.") for i, (n, c) in enumerate(facts))
+    return tuple(
+        Row(id=f"{prefix}/{i}", prompt=f"Who is {n}?", answer=f"{n} likes {c}.") for i, (n, c) in enumerate(facts)
+    )
 
 
 def city_rows(prefix: str = "retain") -> tuple[Row, ...]:
@@ -139,7 +145,7 @@ def memorised_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactor
     from expunge.training.run import finetune_job, train
 
     folder = tmp_path_factory.mktemp("memorised")
-    part = TrainPart(lr=5e-3, epochs=40, batch_size=12, micro_batch_tokens=4096, checkpoint_minutes=60)
-    job = finetune_job("memorise", (*colour_rows(), *city_rows()), part, epochs=40, seed=0)
+    part = TrainPart(lr=1e-2, epochs=90, batch_size=12, micro_batch_tokens=4096, checkpoint_minutes=60)
+    job = finetune_job("memorise", (*colour_rows(), *city_rows()), part, epochs=90, seed=0)
     train(load_model(model_folder, max_length=64), job, work=folder / "work", out=folder)
     return folder / "model"

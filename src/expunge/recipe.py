@@ -84,7 +84,7 @@ class BudgetPart:
                     f"retain_loss must be above 0, got {self.retain_loss}",
                 ),
                 (self.kl is None or self.kl > 0, f"kl must be above 0, got {self.kl}"),
-                (self.retain_loss is not None or self.kl is not None, "needs retain_loss or kl"),
+                (self.retain_loss is not None or self.kl is not None, "retain_loss or kl must be given"),
                 (self.every >= 1, f"every must be at least 1, got {self.every}"),
                 (self.rows >= 1, f"rows must be at least 1, got {self.rows}"),
             ],
@@ -236,7 +236,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         named = bool(self.name) and not set(self.name) & set("/\\:\n")
-        _require([(named, f"name must be a plain file name, got {self.name!r}")])
+        _require(
+            [
+                (named, f"name must be a plain file name, got {self.name!r}"),
+                (0 <= self.seed < 2**32, f"seed must be in [0, 2**32), got {self.seed}"),
+            ]
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, for YAML and hashing."""
@@ -343,7 +348,7 @@ def read_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
             f"{path}: a recipe is a mapping of parts (model, data, unlearn ...), got {type(data).__name__}"
         )
     data.setdefault("name", path.stem)
-    return parse_recipe(apply_overrides(data, overrides), str(path))
+    return parse_recipe(apply_overrides(_expand_scopes(data), overrides), str(path))
 
 
 def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -370,7 +375,10 @@ def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[s
 
 
 def _read_scalar(text: str) -> Any:
-    value = yaml.safe_load(text) if text.strip() else ""
+    try:
+        value = yaml.safe_load(text) if text.strip() else ""
+    except yaml.YAMLError:
+        return text
     if isinstance(value, str):
         # YAML 1.1 reads 1e-5 as a string, which surprises everybody.
         try:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import make_tokenizer
 
+from conftest import make_tokenizer
 from expunge.data.formats import FORMATS, Format
 from expunge.data.rows import Row
 from expunge.data.views import REFUSALS, VIEWS, pick_refusal
@@ -36,7 +36,7 @@ def test_auto_takes_the_template_if_there_is_one() -> None:
 
 
 def test_unknown_names_meet_their_nearest() -> None:
-    with pytest.raises(ModelError, match="unknown format 'lmu'.*did you mean 'llmu'"):
+    with pytest.raises(ModelError, match=r"unknown format 'lmu'.*did you mean 'llmu'"):
         Format.bind(make_tokenizer(), "lmu")
 
 
@@ -151,7 +151,9 @@ def test_the_template_decides_what_ends_an_answer() -> None:
 
 
 def test_a_template_that_trims_and_writes_the_end_token() -> None:
-    template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] | trim }}{{ eos_token }}\n{% endfor %}assistant:"
+    template = (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] | trim }}{{ eos_token }}\n{% endfor %}assistant:"
+    )
     format = Format.bind(make_tokenizer(template=template))
     assert format.end_id == format.tokenizer.eos_token_id
 

@@ -78,7 +78,9 @@ def test_tree_against_its_definition(seed: int) -> None:
         for j, other in enumerate(histories):
             assert bool(tree.visible[i, j]) == (mine[: len(other)] == other)
     expected = [
-        (histories.index(s.ids[:t]), s.ids[t], n) for n, s in enumerate(sequences) for t in range(s.first_label, len(s.ids))
+        (histories.index(s.ids[:t]), s.ids[t], n)
+        for n, s in enumerate(sequences)
+        for t in range(s.first_label, len(s.ids))
     ]
     assert list(zip(tree.label_rows.tolist(), tree.labels.tolist(), tree.sequence.tolist(), strict=True)) == expected
     assert tree.num_sequences == len(sequences)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import typer
 
 from expunge.cli import measure, show, train
 from expunge.errors import UserError
 
+INTERRUPTED = 130
+# What the option parser raises at a wrong word; the parser itself is typer's own business and moves between versions.
+_UsageError: Any = typer.BadParameter.__base__
+
 app = typer.Typer(
     name="expunge",
     help="Make a language model forget what it must, keep what it should, and show the evidence.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -47,10 +51,13 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
-        app()
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except (UserError, _UsageError) as error:
+        message = error.format_message() if isinstance(error, _UsageError) else str(error)
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    if code == INTERRUPTED:
         print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -53,7 +53,7 @@ def train_settings(
     if scope:
         given["scope"] = {"kind": scope}
     if batch != "auto":
-        if not batch.isdigit():
+        if not batch.isdecimal():
             raise UserError(f"--batch-size must be a whole number or auto, got {batch!r}")
         given["batch_size"] = int(batch)
     return apply_overrides({k: v for k, v in given.items() if v is not None}, extra)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -85,11 +86,11 @@ def validate(
 ) -> None:
     """Check a recipe without touching any weights; every mistake is listed."""
     from expunge.api import find_recipe
-    from expunge.methods.table import check_part
+    from expunge.pipeline.checks import check_recipe
     from expunge.recipe import read_recipe
 
     found = read_recipe(find_recipe(recipe), set_)
-    check_part(found)
+    check_recipe(found)
     typer.echo(f"{found.name}: valid")
 
 
@@ -164,5 +165,6 @@ def chat(
         answer(prompt)
         return
     typer.echo("an empty line ends the conversation; every question stands alone", err=True)
-    while question := typer.prompt(">", default="", show_default=False, prompt_suffix=" ").strip():
-        answer(question)
+    with contextlib.suppress(typer.Abort):  # the input's end, or Ctrl-C
+        while question := typer.prompt(">", default="", show_default=False, prompt_suffix=" ").strip():
+            answer(question)

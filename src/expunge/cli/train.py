@@ -151,9 +151,9 @@ def _finish(result: Any, as_json: bool) -> None:
         if report.verdict:
             console.print(f"\n{report.verdict.headline}", markup=False, style="bold")
         console.print(f"report: {result.folder / 'report.html'}", markup=False)
-    console.print(
-        f"model:  {next(p for p in (result.folder / 'model', result.folder / 'adapter') if p.exists())}", markup=False
-    )
+    for weights in (result.folder / "model", result.folder / "adapter"):
+        if weights.is_dir():
+            console.print(f"model:  {weights}", markup=False)
 
 
 def _print_answers(console: Any, report: Any, count: int = 3) -> None:

@@ -73,6 +73,8 @@ def compose(part: UnlearnPart, *, has_retain: bool) -> Composition:
         retain = None
     if has_retain and retain is None:
         notes.append(f"{method.key} has no retain term: the retain rows are measured, not trained on")
+    if retain is None and part.alpha is not None:
+        notes.append(f"alpha={part.alpha:g} has no effect: this run has no retain term")
     view = part.view or method.view
     if view not in VIEWS:
         raise RecipeError(unknown("data view", view, VIEWS))
@@ -88,7 +90,7 @@ def compose(part: UnlearnPart, *, has_retain: bool) -> Composition:
         alpha=method.alpha if part.alpha is None else part.alpha,
         notes=tuple(notes),
     )
-    if composition.settings.get("beta", 1.0) <= 0:
+    if not composition.settings.get("beta", 1.0) > 0:
         raise RecipeError(f"term.beta must be above 0, got {composition.settings['beta']}")
     return composition
 

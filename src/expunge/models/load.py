@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from expunge.data.formats import Format
-from expunge.errors import ModelError
+from expunge.errors import ModelError, ResourceError
 from expunge.models.fetch import fetch_smollm2
 from expunge.models.numerics import use_fast_float32
 from expunge.models.tree_attention import TREE_ATTENTION, tree_works
@@ -69,20 +71,27 @@ def load_model(
     if dtype not in DTYPES:
         raise ModelError(f"unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}")
     route = use_fast_float32()
+    target = pick_device(device)
     place = resolve(source)
     options = {"dtype": DTYPES[dtype], "trust_remote_code": trust_remote_code}
     model, tokenizer = _load_weights(place, options)
     notes: list[str] = []
     if format == "auto" and place.format:
         format = place.format
-    bound = Format.bind(tokenizer, format, _fitting_length(max_length, model, notes))
+    _check_fit(str(source), model, tokenizer)
+    try:
+        bound = Format.bind(tokenizer, format, _fitting_length(max_length, model, notes))
+    except TemplateError as error:
+        raise ModelError(
+            f"{source}: its chat template cannot be used: {_first_line(error)}; or give --format"
+        ) from error
     if bound.name != "chat":
         notes.append(f"the model has no chat template in use; format '{bound.name}'")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
         notes.append("the tokenizer has no pad token; padding uses the end token, masks come from lengths")
     _disable_dropout(model)
-    model.to(pick_device(device))
+    model.to(target)
     packed = _switch_to_trees(model, notes)
     return LoadedModel(model, tokenizer, bound, packed, str(source), source_fingerprint(source), notes, route)
 
@@ -105,7 +114,7 @@ class Place:
         own = _hash_files(tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in wanted))
         if not self.adapter:
             return own
-        return hashlib.sha256(f"{own}+{source_fingerprint(_adapter_base(self.folder))}".encode()).hexdigest()
+        return hashlib.sha256(f"{own}+{_fingerprint(resolve_base(self.folder))}".encode()).hexdigest()
 
 
 _IDENTITY_FILES = {
@@ -134,7 +143,10 @@ def source_fingerprint(source: str | Path) -> str:
     Raises:
         ModelError: if the source names no model that can be had.
     """
-    place = resolve(source)
+    return _fingerprint(resolve(source))
+
+
+def _fingerprint(place: Place) -> str:
     if place.folder:
         return place.fingerprint()
     try:
@@ -154,6 +166,8 @@ def resolve(source: str | Path) -> Place:
     if str(source) == BUILTIN_MODEL:
         return _in_folder(fetch_smollm2())
     path = Path(source).expanduser()
+    if not str(source).strip() or any(len(part) > 255 for part in path.parts):
+        raise ModelError("the model's name is empty or too long; give a folder, a .gguf file or a Hub id")
     if path.is_file():
         if path.suffix == ".gguf":
             return Place(folder=path.parent, gguf_file=path.name)
@@ -169,9 +183,7 @@ def _in_folder(path: Path) -> Place:
     for name in ("model", "adapter"):
         if (path / "run.json").is_file() and (path / name).is_dir():
             return _in_folder(path / name)
-    remembered = None
-    if (path / FORMAT_FILE).is_file():
-        remembered = json.loads((path / FORMAT_FILE).read_text(encoding="utf-8")).get("format")
+    remembered = _read_json(path / FORMAT_FILE).get("format") if (path / FORMAT_FILE).is_file() else None
     if (path / "adapter_config.json").is_file():
         if not (path / "adapter_model.safetensors").is_file():
             raise ModelError(f"{path}: an adapter without adapter_model.safetensors (pickled weights are not read)")
@@ -180,6 +192,8 @@ def _in_folder(path: Path) -> Place:
         ggufs = sorted(path.glob("*.gguf"))
         if len(ggufs) == 1:
             return Place(folder=path, gguf_file=ggufs[0].name)
+        if (path / "run.json").is_file():
+            raise ModelError(f"{path}: a run without a model: it was not finished, or it only measured")
         raise ModelError(
             f"{path}: no model here (expected config.json with *.safetensors, an adapter, or one .gguf file)"
         )
@@ -197,20 +211,38 @@ def _in_folder(path: Path) -> Place:
 def _load_weights(place: Place, options: dict[str, Any]) -> tuple[Any, Any]:
     if place.adapter:
         return _load_adapter(place, options)
-    name = str(place.folder) if place.folder else str(place.hub_id)
+    # Absolute, because an adapter remembers it as its base and may be loaded from elsewhere.
+    name = str(place.folder.resolve()) if place.folder else str(place.hub_id)
     extra: dict[str, Any] = {"use_safetensors": True}
     remote = {"trust_remote_code": options["trust_remote_code"]}
     if place.gguf_file:
         extra = _gguf_options(place.gguf_file)
         remote["gguf_file"] = place.gguf_file
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, **options, **extra)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(name, **options, **extra, output_loading_info=True)
+        model, found = loaded
         tokenizer = AutoTokenizer.from_pretrained(name, **remote)
     except ImportError as error:
         raise ModelError(f"{name}: {_first_line(error)}") from error
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except torch.OutOfMemoryError as error:
+        raise ResourceError(f"{name}: out of memory while loading; use --dtype bfloat16 or a smaller model") from error
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(_explain(name, place, error)) from error
+    # Missing weights would be drawn at random, and every number measured would be about something else.
+    if missing := sorted(found["missing_keys"]):
+        raise ModelError(
+            f"{name}: {len(missing)} weights are missing, {missing[0]} among them; is the folder complete?"
+        )
     return model, tokenizer
+
+
+def _check_fit(name: str, model: Any, tokenizer: Any) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    if tokenizer.vocab_size > rows:
+        raise ModelError(
+            f"{name}: the tokenizer has {tokenizer.vocab_size} tokens and the model embeds {rows}; "
+            "they do not belong together"
+        )
 
 
 def _gguf_options(file: str) -> dict[str, Any]:
@@ -227,17 +259,43 @@ def _load_adapter(place: Place, options: dict[str, Any]) -> tuple[Any, Any]:
 
     folder = place.folder
     assert folder is not None
-    model, tokenizer = _load_weights(resolve(_adapter_base(folder)), options)
-    if (folder / "tokenizer_config.json").is_file():
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
-    return PeftModel.from_pretrained(model, str(folder)), tokenizer
+    model, tokenizer = _load_weights(resolve_base(folder), options)
+    try:
+        if (folder / "tokenizer_config.json").is_file():
+            tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        return PeftModel.from_pretrained(model, str(folder)), tokenizer
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{folder}: the adapter cannot be loaded: {_first_line(error)}") from error
 
 
-def _adapter_base(folder: Path) -> str:
-    base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+def resolve_base(folder: Path) -> Place:
+    """Where an adapter's base model lies.
+
+    Raises:
+        ModelError: if the adapter names none, or one that is not there.
+    """
+    base = _read_json(folder / "adapter_config.json").get("base_model_name_or_path")
     if not base:
         raise ModelError(f"{folder}: adapter_config.json names no base model; set base_model_name_or_path in it")
-    return base
+    try:
+        if Path(base).is_absolute() and not Path(base).exists():
+            raise ModelError("no such model folder")
+        return resolve(base)
+    except ModelError as error:
+        raise ModelError(
+            f"{folder}: the adapter's base model {base} cannot be had ({error}); "
+            "put it back, or set base_model_name_or_path in adapter_config.json"
+        ) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read: {_first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: must hold a JSON object")
+    return content
 
 
 def _first_line(error: BaseException) -> str:
@@ -248,6 +306,8 @@ def _first_line(error: BaseException) -> str:
 def _explain(name: str, place: Place, error: BaseException) -> str:
     """One line for the usual ways in which a model cannot be had."""
     if place.folder:
+        if "ignore_mismatched_sizes" in str(error):
+            return f"{name}: cannot be loaded: the weights have other shapes than config.json says"
         return f"{name}: cannot be loaded: {_first_line(error)}"
     kinds = set()
     cause: BaseException | None = error
@@ -281,10 +341,13 @@ def pick_device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=device)
-        return torch.device(device)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"device {device!r} is not available here: {_first_line(error)}") from error
+        there = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = _first_line(error).partition(". ")[0]
+        raise ModelError(f"device {device!r} is not available here: {reason}") from error
+    if there.type == "meta":
+        raise ModelError("device 'meta' computes nothing; use auto, cpu or cuda")
+    return torch.device(device)
 
 
 def _fitting_length(max_length: int, model: Any, notes: list[str]) -> int:

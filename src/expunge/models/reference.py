@@ -166,7 +166,9 @@ def _frozen_head(loaded: LoadedModel, sample: TokenSequence) -> FrozenHead:
 
 def _key(loaded: LoadedModel, sequences: list[TokenSequence], wanted: dict[TokenSequence, None]) -> str:
     digest = hashlib.sha256()
-    numerics = [REFERENCE_VERSION, loaded.fingerprint, str(loaded.model.dtype), loaded.packed, loaded.matmul_route]
+    lowered = torch.is_autocast_enabled(next(loaded.model.parameters()).device.type)
+    precision = [str(loaded.model.dtype), loaded.matmul_route, lowered]
+    numerics = [REFERENCE_VERSION, loaded.fingerprint, loaded.packed, *precision]
     digest.update(json.dumps(numerics).encode())
     for s in sequences:
         digest.update(json.dumps([s.first_label, s in wanted, *s.ids]).encode())

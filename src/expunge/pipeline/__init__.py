@@ -1,5 +1,19 @@
 """The whole path of one run: stages, their caching, and the folder that holds the evidence."""
 
-from expunge.pipeline.run import RunResult, run_recipe
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from expunge.pipeline.run import RunResult, run_recipe
 
 __all__ = ["RunResult", "run_recipe"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the runner at its first use: checking a recipe needs none of it."""
+    if name in __all__:
+        from expunge.pipeline import run
+
+        return getattr(run, name)
+    raise AttributeError(f"module 'expunge.pipeline' has no attribute {name!r}")

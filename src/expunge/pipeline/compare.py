@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from expunge.benchmarks.base import Benchmark
 from expunge.data.rows import rows_hash
 from expunge.errors import UserError
@@ -16,12 +18,33 @@ from expunge.evaluation.evaluate import evaluate_model
 from expunge.evaluation.logs import PeerLog
 from expunge.evaluation.metrics import METRICS, Scores, metrics_for
 from expunge.evaluation.samples import read_scores, write_samples
-from expunge.models.load import load_model, source_fingerprint
-from expunge.pipeline.evidence import RETAIN_MODEL, Subject, build_report, compute_all, metric_rows, plain_metrics
-from expunge.pipeline.run import MANIFEST, claim_folder, load_data, reference_scores
+from expunge.models.load import load_model, pick_device, source_fingerprint
+from expunge.pipeline.checks import check_recipe
+from expunge.pipeline.environment import environment
+from expunge.pipeline.evidence import (
+    BEFORE,
+    RETAIN_MODEL,
+    Subject,
+    build_report,
+    compute_all,
+    metric_rows,
+    metric_table,
+    plain_metrics,
+)
+from expunge.pipeline.folder import (
+    EVALUATION,
+    MANIFEST,
+    claim_folder,
+    link_or_copy,
+    open_folder,
+    refuse_inside,
+    write_json,
+)
+from expunge.pipeline.known import known_scores
+from expunge.pipeline.run import load_data
 from expunge.pipeline.stages import Stage, StageStore
 from expunge.recipe import Recipe
-from expunge.reporting.content import MetricCell, MetricRow, Report
+from expunge.reporting.content import MetricCell, MetricRow, Report, plain
 from expunge.reporting.html import write_report
 
 
@@ -46,56 +69,69 @@ def evaluate_models(
     part = recipe.evaluate
     if part is None or not models:
         raise UserError("evaluate: name at least one model")
-    claim_folder(out)
+    check_recipe(recipe)
+    claim_folder(out, EVALUATION)
     benchmark = load_data(recipe, data_root)
-    prints = {_label(model, models): source_fingerprint(model) for model in models}
-    known = reference_scores(str(reference)) if reference and not _is_model(reference) else None
-    store = StageStore(out / "stages")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / MANIFEST).write_text(json.dumps({"status": "running"}), encoding="utf-8")
-    settings = {k: v for k, v in dataclasses.asdict(part).items() if k not in ("num_resamples", "fluency")}
-    sources = dict(zip(prints, models, strict=True))
+    sources: dict[str, str | Path] = dict(zip(short_names(models), dict.fromkeys(map(str, models)), strict=True))
+    refuse_inside(out, sources)
+    known = known_scores(reference) if reference else None
     if reference and known is None:
         sources[RETAIN_MODEL] = reference
-        prints[RETAIN_MODEL] = source_fingerprint(reference)
-    stages = {
-        label: _evaluate_one(store, label, source, prints[label], recipe, settings, benchmark)
-        for label, source in sources.items()
-    }
-    samples = {label: stage.path / "samples.parquet" for label, stage in stages.items()}
-    scores = {label: read_scores(path) for label, path in samples.items()}
-    if known is not None:
-        scores[RETAIN_MODEL] = known
-    subject = Subject(
-        name=f"evaluation on {recipe.data.benchmark}",
-        scores=scores,
-        samples=samples,
-        logs={},
-        benchmark=benchmark,
-        part=part,
-        seed=recipe.seed,
-        provenance={"models": prints, "data": {"origin": benchmark.origin, **benchmark.hashes()}},
-    )
-    table = metrics_for(
-        {name for found in scores.values() for name in found}, benchmark.utility_sets, legacy=part.legacy
-    )
-    values = compute_all(scores, table, num_resamples=part.num_resamples, seed=recipe.seed)
+    pick_device(recipe.model.device)
+    prints = {label: source_fingerprint(source) for label, source in sources.items()}
+    store = StageStore(out / "stages")
+    with open_folder(out, EVALUATION, stages=store.root):
+        stages = {
+            label: _evaluate_one(store, label, source, prints[label], recipe, benchmark)
+            for label, source in sources.items()
+        }
+        samples = {label: stage.path / "samples.parquet" for label, stage in stages.items()}
+        subject = Subject(
+            name=f"evaluation on {recipe.data.benchmark}",
+            scores={label: read_scores(path) for label, path in samples.items()}
+            | ({RETAIN_MODEL: known} if known else {}),
+            samples=samples,
+            logs={},
+            benchmark=benchmark,
+            part=part,
+            seed=recipe.seed,
+            provenance={"models": prints, "data": {"origin": benchmark.origin, **benchmark.hashes()}},
+            notes=list(dict.fromkeys(note for stage in stages.values() for note in stage.facts.get("notes", []))),
+        )
+        return _write_comparison(subject, out, recipe)
+
+
+def _write_comparison(subject: Subject, out: Path, recipe: Recipe) -> Comparison:
+    """Metrics, the report page and each model's per-row values; one model's under the plain name."""
+    table = metric_table(subject)
+    values = compute_all(subject.scores, table, num_resamples=subject.part.num_resamples, seed=subject.seed)
     report = build_report(subject, table, values)
     metrics = plain_metrics(values)
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+    for stale in out.glob("samples*.parquet"):
+        stale.unlink()
+    measured = [label for label in subject.samples if label != RETAIN_MODEL]
+    for label, path in subject.samples.items():
+        name = (
+            "samples.parquet" if measured == [label] else f"samples_{label.replace(' ', '_').replace('/', '_')}.parquet"
+        )
+        link_or_copy(path, out / name)
+    write_json(out / "metrics.json", metrics)
     write_report(report, out / "report.html")
-    manifest = {"status": "done", "models": prints, "data": benchmark.hashes()}
-    (out / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    (out / "recipe.yaml").write_text(yaml.safe_dump(plain(recipe.as_dict()), sort_keys=False), encoding="utf-8")
+    manifest = {"kind": EVALUATION, "status": "done", **subject.provenance, "environment": environment()}
+    write_json(out / MANIFEST, plain(manifest))
     return Comparison(out, metrics, report)
 
 
 def _evaluate_one(
-    store: StageStore, label: str, source: str | Path, fingerprint: str, recipe: Recipe, settings: Mapping[str, Any],
-    benchmark: Benchmark,
-) -> Stage:  # fmt: skip
+    store: StageStore, label: str, source: str | Path, fingerprint: str, recipe: Recipe, benchmark: Benchmark
+) -> Stage:
     """One model's per-row values, made once."""
     options = dataclasses.asdict(recipe.model)
     options.pop("path")
+    part = recipe.evaluate
+    assert part is not None
+    settings = {k: v for k, v in dataclasses.asdict(part).items() if k not in ("num_resamples", "fluency")}
     parts = {
         "subject": fingerprint,
         "model": options,
@@ -105,25 +141,18 @@ def _evaluate_one(
 
     def build(work: Path, folder: Path) -> Mapping[str, Any]:
         loaded = load_model(source, **options)
-        assert recipe.evaluate is not None
-        evaluation = evaluate_model(loaded, benchmark.probes, recipe.evaluate, title=label)
+        evaluation = evaluate_model(loaded, benchmark.probes, part, title=label)
         write_samples(folder / "samples.parquet", evaluation)
         return {"notes": loaded.notes}
 
     return store.run("evaluate", parts, build, label=f"evaluate {label}")
 
 
-def _label(model: str | Path, models: Sequence[str | Path]) -> str:
-    """The shortest name that tells the models apart."""
-    path = Path(model)
-    names = [Path(other).name for other in models]
-    return path.name if names.count(path.name) == 1 else str(model)
-
-
-def _is_model(source: str | Path) -> bool:
-    """Whether a reference is a model to be evaluated rather than results that are there already."""
-    folder = Path(source)
-    return not folder.exists() or ((folder / "config.json").is_file() or folder.suffix == ".gguf")
+def short_names(paths: Sequence[str | Path]) -> list[str]:
+    """The last part of each path; the whole path where that does not tell them apart. Repeats are dropped."""
+    unique = list(dict.fromkeys(map(str, paths)))
+    names = [Path(path).resolve().name if Path(path).exists() else Path(path).name for path in unique]
+    return [name if names.count(name) == 1 else path for name, path in zip(names, unique, strict=True)]
 
 
 def compare_runs(folders: Sequence[str | Path]) -> Report:
@@ -133,19 +162,14 @@ def compare_runs(folders: Sequence[str | Path]) -> Report:
         UserError: if a folder is no finished run.
     """
     columns: dict[str, Mapping[str, Any]] = {}
-    for folder in map(Path, folders):
-        if not (folder / "metrics.json").is_file():
-            raise UserError(f"{folder}: no finished run here (metrics.json is missing)")
-        content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    names = dict(zip(short_names(folders), dict.fromkeys(map(str, folders)), strict=True))
+    for run, folder in ((run, Path(source)) for run, source in names.items()):
+        content = _read_metrics(folder / "metrics.json")
         nested = all(isinstance(v, dict) and "value" not in v for v in content.values())
-        found = (
-            {f"{folder.name}/{k}" if len(content) > 1 else folder.name: v for k, v in content.items()}
-            if nested
-            else {folder.name: content}
-        )
-        for label, name in (("before", "metrics_before.json"), (RETAIN_MODEL, "metrics_retain_model.json")):
+        found = {f"{run}/{k}" if len(content) > 1 else run: v for k, v in content.items()} if nested else {run: content}
+        for label, name in ((BEFORE, "metrics_before.json"), (RETAIN_MODEL, "metrics_retain_model.json")):
             if label not in columns and (folder / name).is_file():
-                columns[label] = json.loads((folder / name).read_text(encoding="utf-8"))
+                columns[label] = _read_metrics(folder / name)
         columns |= found
     keys = list(dict.fromkeys(key for found in columns.values() for key in found))
     rows = []
@@ -162,13 +186,29 @@ def compare_runs(folders: Sequence[str | Path]) -> Report:
     return Report(title="comparison", verdict=None, models=tuple(columns), metrics=tuple(rows))
 
 
+def _read_metrics(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path.parent}: no finished run with metrics here ({path.name} is missing)") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
+    cells = content.values() if isinstance(content, dict) else [None]
+    if not all(isinstance(cell, dict) for cell in cells):
+        raise UserError(f"{path}: not the metrics of a run of ours")
+    return content
+
+
 def imported_report(
     peer: PeerLog, reference: str | Path | None, *, num_resamples: int, seed: int = 0
 ) -> tuple[Report, dict[str, Any]]:
     """An open-unlearning log as metrics with intervals, against another log or run where given."""
     scores: dict[str, Scores] = {peer.model: peer.scores}
     if reference:
-        scores[RETAIN_MODEL] = reference_scores(str(reference))
+        found = known_scores(reference)
+        if found is None:
+            raise UserError(f"--reference {reference}: must be a log or a run with samples.parquet, not a model")
+        scores[RETAIN_MODEL] = found
     utility = [name for name in ("real_authors", "world_facts") if name in peer.scores]
     table = metrics_for(peer.scores, utility, legacy=True, imported=True)
     values = compute_all(scores, table, num_resamples=num_resamples, seed=seed)

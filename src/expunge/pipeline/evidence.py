@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from expunge.benchmarks.base import Benchmark
 from expunge.evaluation.metrics import Metric, MetricValue, Scores, compute, metrics_for
 from expunge.evaluation.samples import read_texts
+from expunge.pipeline.folder import write_json
 from expunge.recipe import EvaluatePart
 from expunge.reporting.content import (
     AnswerPair,
@@ -74,27 +74,35 @@ class Subject:
     notes: list[str] = field(default_factory=list)
 
 
-def write_evidence(subject: Subject, out: Path) -> tuple[dict[str, Any], Report]:
-    """Write metrics, samples and the report page into a run folder.
-
-    Returns:
-        Metric values by model label, and the report.
-    """
-    sets = list(dict.fromkeys(name for scores in subject.scores.values() for name in scores))
-    table = metrics_for(sets, subject.benchmark.utility_sets, legacy=subject.part.legacy)
+def write_evidence(subject: Subject, out: Path) -> None:
+    """Write every metric and the report page into a folder; ``metrics.json`` is about the resulting model."""
+    table = metric_table(subject)
     values = compute_all(subject.scores, table, num_resamples=subject.part.num_resamples, seed=subject.seed)
-    metrics = plain_metrics(values)
-    main = AFTER if AFTER in metrics else BEFORE
-    for label in metrics:
-        suffix = "" if label == main else f"_{label.replace(' ', '_')}"
-        _write_json(out / f"metrics{suffix}.json", metrics[label])
-        if label in subject.samples:
-            target = out / f"samples{suffix}.parquet"
-            target.unlink(missing_ok=True)
-            _link(subject.samples[label], target)
-    report = build_report(subject, table, values)
-    write_report(report, out / "report.html")
-    return metrics, report
+    for label, found in plain_metrics(values).items():
+        write_json(out / f"metrics{suffix(label, values)}.json", found)
+    write_report(build_report(subject, table, values), out / "report.html")
+
+
+def read_evidence(subject: Subject, folder: Path) -> tuple[dict[str, Any], Report]:
+    """Metric values by model label, and the report's records, from a folder that :func:`write_evidence` filled."""
+    metrics = {
+        label: json.loads((folder / f"metrics{suffix(label, subject.scores)}.json").read_text(encoding="utf-8"))
+        for label in subject.scores
+    }
+    values = {label: {key: MetricValue(**cell) for key, cell in found.items()} for label, found in metrics.items()}
+    return metrics, build_report(subject, metric_table(subject), values)
+
+
+def suffix(label: str, labels: Iterable[str]) -> str:
+    """What tells one model's files from another's: nothing for the model that the run is about."""
+    main = AFTER if AFTER in labels else BEFORE
+    return "" if label == main else f"_{label.replace(' ', '_')}"
+
+
+def metric_table(subject: Subject) -> dict[str, Metric]:
+    """The metrics that fit the sets at hand."""
+    sets = list(dict.fromkeys(name for scores in subject.scores.values() for name in scores))
+    return metrics_for(sets, subject.benchmark.utility_sets, legacy=subject.part.legacy)
 
 
 def compute_all(
@@ -200,18 +208,3 @@ def _pairs(samples: Mapping[str, Path]) -> tuple[AnswerPair, ...]:
             if any(answers.values()):
                 pairs.append(AnswerPair(record["prompt"], record["answer"], answers, name))
     return tuple(pairs)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    os.replace(partial, path)
-
-
-def _link(source: Path, target: Path) -> None:
-    import shutil
-
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 
 from expunge.errors import UserError
-from expunge.models.load import DTYPES, load_model, remember_format
-from expunge.pipeline.run import MANIFEST
+from expunge.models.load import DTYPES, LoadedModel, load_model, remember_format
+from expunge.pipeline.folder import disk_errors, read_manifest
 
 _CARD = """---
 library_name: transformers
@@ -34,24 +34,47 @@ def export_model(source: str | Path, out: Path, *, dtype: str = "float32") -> Pa
         UserError: if ``out`` holds something already.
         ModelError: if the source cannot be loaded.
     """
-    import expunge
-
-    if out.exists() and (out.is_file() or any(out.iterdir())):
-        raise UserError(f"--out {out}: already holds something; give a new or empty folder")
+    _claim_new(out)
     loaded = load_model(source, device="cpu")
     model = loaded.model
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
     model = model.to(DTYPES[dtype])
-    partial = out.with_name(f"{out.name}.partial")
+    partial = out.absolute().with_name(f"{out.absolute().name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    model.save_pretrained(partial)
-    loaded.tokenizer.save_pretrained(partial)
-    remember_format(partial, loaded.format)
-    base, how, evidence = _origin(Path(source))
-    card = _CARD.format(
-        name=out.name,
+    try:
+        with disk_errors(out):
+            partial.mkdir(parents=True)
+            model.save_pretrained(partial)
+            loaded.tokenizer.save_pretrained(partial)
+            remember_format(partial, loaded.format)
+            (partial / "README.md").write_text(_card(Path(source), out, loaded, dtype), encoding="utf-8")
+        if out.exists():
+            out.rmdir()
+        os.replace(partial, out)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def _claim_new(out: Path) -> None:
+    if out.exists() and (out.is_file() or any(out.iterdir())):
+        raise UserError(f"--out {out}: already holds something; give a new or empty folder")
+    above = next(parent for parent in out.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise UserError(f"--out {out}: {above} is a file, not a folder")
+    if not os.access(above, os.W_OK):
+        raise UserError(f"--out {out}: {above} is not writable")
+
+
+def _card(source: Path, out: Path, loaded: LoadedModel, dtype: str) -> str:
+    import expunge
+
+    base, how, evidence = _origin(source)
+    return _CARD.format(
+        name=out.absolute().name,
         base=base,
         version=expunge.__version__,
         how=how,
@@ -59,18 +82,13 @@ def export_model(source: str | Path, out: Path, *, dtype: str = "float32") -> Pa
         format=loaded.format.name,
         evidence=evidence,
     )
-    (partial / "README.md").write_text(card, encoding="utf-8")
-    if out.exists():
-        out.rmdir()
-    os.replace(partial, out)
-    return out
 
 
 def _origin(source: Path) -> tuple[str, str, str]:
     """Base model, method and headline numbers of a run; of anything else only its name."""
-    if not (source / MANIFEST).is_file():
+    manifest = read_manifest(source)
+    if manifest is None:
         return source.name, "", ""
-    manifest = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
     recipe = manifest.get("recipe", {})
     unlearn = recipe.get("unlearn") or {}
     how = f" with method `{unlearn['method']}`" if unlearn else ""

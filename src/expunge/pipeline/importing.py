@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from expunge.errors import UserError
 from expunge.evaluation.logs import PeerLog, read_peer_log
 from expunge.pipeline.compare import imported_report
-from expunge.pipeline.run import MANIFEST, claim_folder
+from expunge.pipeline.folder import IMPORTED_LOG, MANIFEST, claim_folder, open_folder, write_json
 from expunge.reporting.content import Report
 from expunge.reporting.html import write_report
 
@@ -30,13 +30,13 @@ def import_log(
     Raises:
         DataError: if the log or the reference is none.
     """
-    claim_folder(out)
+    if num_resamples < 10:
+        raise UserError(f"--resamples must be at least 10, got {num_resamples}")
+    claim_folder(out, IMPORTED_LOG)
     peer = read_peer_log(log)
     report, metrics = imported_report(peer, reference, num_resamples=num_resamples)
-    out.mkdir(parents=True, exist_ok=True)
-    _write_samples(peer, out / "samples.parquet")
-    (out / "metrics.json").write_text(json.dumps(metrics[peer.model], indent=1), encoding="utf-8")
     manifest = {
+        "kind": IMPORTED_LOG,
         "status": "done",
         "imported_from": "open-unlearning",
         "model": peer.model,
@@ -44,8 +44,11 @@ def import_log(
         "logged": peer.aggregates,
         "unread": list(peer.unread),
     }
-    write_report(report, out / "report.html")
-    (out / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    with open_folder(out, IMPORTED_LOG):
+        _write_samples(peer, out / "samples.parquet")
+        write_json(out / "metrics.json", metrics[peer.model])
+        write_report(report, out / "report.html")
+        write_json(out / MANIFEST, manifest)
     return report, metrics
 
 

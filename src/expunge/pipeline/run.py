@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import json
-import os
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -19,23 +17,31 @@ from expunge.benchmarks.base import Benchmark
 from expunge.benchmarks.table import load_benchmark
 from expunge.data.overlap import DataWarning
 from expunge.data.rows import Row, rows_hash
-from expunge.errors import UserError
 from expunge.evaluation.evaluate import evaluate_model, generation_losses
-from expunge.evaluation.logs import read_peer_log
 from expunge.evaluation.metrics import Scores
 from expunge.evaluation.samples import read_scores, write_samples
 from expunge.methods.table import Composition, compose
-from expunge.models.load import LoadedModel, load_model, source_fingerprint
+from expunge.models.load import LoadedModel, load_model, pick_device, source_fingerprint
+from expunge.pipeline.checks import check_recipe
 from expunge.pipeline.environment import environment
-from expunge.pipeline.evidence import Subject, write_evidence
+from expunge.pipeline.evidence import AFTER, BEFORE, RETAIN_MODEL, Subject, read_evidence, suffix, write_evidence
+from expunge.pipeline.folder import (
+    MANIFEST,
+    RUN,
+    claim_folder,
+    link_or_copy,
+    open_folder,
+    refuse_inside,
+    write_json,
+)
+from expunge.pipeline.known import known_scores, scores_hash
 from expunge.pipeline.stages import Stage, StageStore
 from expunge.progress import say
 from expunge.recipe import EvaluatePart, Recipe, TrainPart
-from expunge.scopes import make_scope
+from expunge.reporting.content import plain
 from expunge.training.defaults import FINETUNE_EPOCHS
 from expunge.training.run import finetune_job, train, unlearn_job
 
-MANIFEST = "run.json"
 _NO_EFFECT_ON_WEIGHTS = ("checkpoint_minutes", "track")
 
 
@@ -66,28 +72,13 @@ def run_recipe(
         UserError: anything in the input that is wrong, before any work where it can be known.
     """
     out = Path(out)
+    check_recipe(recipe)
     claim_folder(out)
-    plan = Plan(recipe, load_data(recipe, data_root), StageStore(Path(store) if store else out / "stages"))
-    out.mkdir(parents=True, exist_ok=True)
-    _write_manifest(out, recipe, {"status": "running"})
-    return plan.run(out)
-
-
-def claim_folder(out: Path) -> None:
-    """Refuse an output folder that holds something other than a run of ours.
-
-    Raises:
-        UserError: for a file, or a folder with other things in it.
-    """
-    if out.is_file():
-        raise UserError(f"--out {out}: is a file; give a folder that is new, empty or holds an earlier run")
-    if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
-        raise UserError(
-            f"--out {out}: the folder holds something else; give a folder that is new, empty or holds an earlier run"
-        )
-    above = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
-    if not os.access(above, os.W_OK):
-        raise UserError(f"--out {out}: {above} is not writable")
+    refuse_inside(out, {"model": recipe.model.path, "retain reference": recipe.retain_reference})
+    stages = Path(store) if store else out / "stages"
+    plan = Plan(recipe, load_data(recipe, data_root), StageStore(stages))
+    with open_folder(out, stages=None if store else stages):
+        return plan.run(out)
 
 
 def load_data(recipe: Recipe, data_root: str | None = None) -> Benchmark:
@@ -117,9 +108,12 @@ class Plan:
         self.composition: Composition | None = None
         if part:
             self.composition = compose(part, has_retain=bool(self.benchmark.retain))
-        for section in (self.recipe.finetune, part):
-            if section:
-                make_scope(section.scope)
+        pick_device(self.recipe.model.device)
+        self.reference: Scores | None = None
+        self.reference_print = ""
+        if (source := self.recipe.retain_reference) not in ("train", "none"):
+            self.reference = known_scores(source)
+            self.reference_print = scores_hash(self.reference) if self.reference else source_fingerprint(source)
         self.base_print = source_fingerprint(self.recipe.model.path)
         self.stages: dict[str, Stage] = {}
 
@@ -128,18 +122,14 @@ class Plan:
         target = self._finetune("target", (*self.benchmark.forget, *self.benchmark.retain))
         retain_model = self._retain_reference()
         after = self._unlearn(target)
-        subjects: dict[str, Scores] = {}
-        report = None
         metrics: dict[str, Any] = {}
+        report = None
+        evidence: Stage | None = None
         if self.recipe.evaluate:
-            subjects["before"] = self._evaluate("before", target)
-            if after:
-                subjects["after"] = self._evaluate("after", after)
-            if reference := self._reference_scores(retain_model):
-                subjects["retain model"] = reference
-            metrics, report = self._evidence(out, subjects)
-        self._gather(out, after or target)
-        _write_manifest(out, self.recipe, self._manifest())
+            subject = self._subject(self._scores(target, after, retain_model))
+            evidence = self._report(subject)
+            metrics, report = read_evidence(subject, evidence.path)
+        self._gather(out, after or target, evidence)
         return RunResult(out, self.stages, metrics, report)
 
     # -- stages that make weights ---------------------------------------------------------------------------------
@@ -204,14 +194,16 @@ class Plan:
         loaded = self._load(start)
         facts = train(loaded, job, work=work, out=folder, cache=self.store.root / "reference")
         shutil.copyfile(work / "log.jsonl", folder / "log.jsonl")
+        if (work / "runs").is_dir():  # TensorBoard's files
+            shutil.copytree(work / "runs", folder / "runs")
         facts = {**facts, "notes": loaded.notes, "matmul_route": loaded.matmul_route, "packed": loaded.packed}
         _free(loaded)
         return facts
 
-    def _load(self, stage: Stage | None) -> LoadedModel:
+    def _load(self, stage: Stage | None, source: str | None = None) -> LoadedModel:
         model = self.recipe.model
         return load_model(
-            weights_folder(stage.path) if stage else model.path,
+            weights_folder(stage.path) if stage else source or model.path,
             format=model.format,
             max_length=model.max_length,
             dtype=model.dtype,
@@ -221,19 +213,33 @@ class Plan:
 
     # -- stages that measure --------------------------------------------------------------------------------------
 
-    def _evaluate(self, label: str, subject: Stage | None) -> Scores:
-        part = self.recipe.evaluate
+    def _scores(self, target: Stage | None, after: Stage | None, retain_model: Stage | None) -> dict[str, Scores]:
+        """Per-row values of every model there is, the retain model's from elsewhere where they are known."""
+        found = {BEFORE: self._evaluate(BEFORE, target)}
+        if after:
+            found[AFTER] = self._evaluate(AFTER, after)
+        if retain_model:
+            found[RETAIN_MODEL] = self._evaluate(RETAIN_MODEL, retain_model)
+        elif self.reference:
+            found[RETAIN_MODEL] = self.reference
+        elif self.reference_print:
+            found[RETAIN_MODEL] = self._evaluate(RETAIN_MODEL, None, source=self.recipe.retain_reference)
+        return found
+
+    def _evaluate(self, label: str, subject: Stage | None, *, source: str | None = None) -> Scores:
+        part, model = self.recipe.evaluate, self.recipe.model
         assert part is not None
+        origin = self.reference_print if source else self.base_print
         parts = {
-            "subject": subject.key if subject else self.base_print,
+            "subject": subject.key if subject else origin,
             "base": self.base_print if part.fluency else None,
-            "model": {"format": self.recipe.model.format, "max_length": self.recipe.model.max_length},
+            "model": {"format": model.format, "max_length": model.max_length, "dtype": model.dtype},
             "part": {k: v for k, v in dataclasses.asdict(part).items() if k != "num_resamples"},
             "probes": {name: rows_hash(rows) for name, rows in self.benchmark.probes.items()},
         }
 
         def build(work: Path, folder: Path) -> Mapping[str, Any]:
-            loaded = self._load(subject)
+            loaded = self._load(subject, source)
             evaluation = evaluate_model(loaded, self.benchmark.probes, part, title=label)
             _free(loaded)
             if part.fluency:
@@ -252,39 +258,36 @@ class Plan:
             evaluation.scores[name]["generation_loss"] = values
         _free(judge)
 
-    def _reference_scores(self, retain_model: Stage | None) -> Scores | None:
-        if retain_model:
-            return self._evaluate("retain model", retain_model)
-        source = self.recipe.retain_reference
-        if source in ("train", "none"):
-            return None
-        return reference_scores(source)
-
-    def _evidence(self, out: Path, subjects: Mapping[str, Scores]) -> tuple[dict[str, Any], Any]:
+    def _subject(self, scores: Mapping[str, Scores]) -> Subject:
         part = self.recipe.evaluate
         assert isinstance(part, EvaluatePart)
-        paths = {
-            label: self.stages[f"evaluate {label}"].path / "samples.parquet"
-            for label in subjects
-            if f"evaluate {label}" in self.stages
-        }
-        logs = {
-            name: stage.path / "log.jsonl"
-            for name, stage in self.stages.items()
-            if (stage.path / "log.jsonl").is_file()
-        }
-        subject = Subject(
+        stages = {label: self.stages.get(f"evaluate {label}") for label in scores}
+        logs = {name: stage.path / "log.jsonl" for name, stage in self.stages.items()}
+        return Subject(
             name=self.recipe.name,
-            scores=subjects,
-            samples=paths,
-            logs=logs,
+            scores=scores,
+            samples={label: stage.path / "samples.parquet" for label, stage in stages.items() if stage},
+            logs={name: path for name, path in logs.items() if path.is_file()},
             benchmark=self.benchmark,
             part=part,
             seed=self.recipe.seed,
             provenance=self._provenance(),
             notes=self._notes(),
         )
-        return write_evidence(subject, out)
+
+    def _report(self, subject: Subject) -> Stage:
+        parts = {
+            "recipe": self.recipe.as_dict(),
+            "stages": {name: stage.key for name, stage in self.stages.items()},
+            "reference": self.reference_print,
+            "utility": list(self.benchmark.utility_sets),
+        }
+
+        def build(work: Path, folder: Path) -> Mapping[str, Any]:
+            write_evidence(subject, folder)
+            return {}
+
+        return self._stage("report", parts, build)
 
     # -- the run folder -------------------------------------------------------------------------------------------
 
@@ -293,15 +296,27 @@ class Plan:
         self.stages[record or name] = stage
         return stage
 
-    def _gather(self, out: Path, result: Stage | None) -> None:
-        """Put the resulting weights and the training log where users look for them, without a second copy on disk."""
-        if result is None:
-            return
-        source = weights_folder(result.path)
+    def _gather(self, out: Path, result: Stage | None, evidence: Stage | None) -> None:
+        """Put everything where users look for it; what an earlier run left here goes."""
+        write_json(out / MANIFEST, {"kind": RUN, "status": "running"})
         for name in ("model", "adapter"):
             shutil.rmtree(out / name, ignore_errors=True)
-        _link_tree(source, out / source.name)
-        shutil.copyfile(result.path / "log.jsonl", out / "log.jsonl")
+        for pattern in ("metrics*.json", "samples*.parquet", "log.jsonl", "report.html"):
+            for path in out.glob(pattern):
+                path.unlink()
+        if result:
+            _link_tree(weights_folder(result.path), out / weights_folder(result.path).name)
+            link_or_copy(result.path / "log.jsonl", out / "log.jsonl")
+        if evidence:
+            for path in (*evidence.path.glob("metrics*.json"), evidence.path / "report.html"):
+                link_or_copy(path, out / path.name)
+            labels = [label for label in (BEFORE, AFTER, RETAIN_MODEL) if f"evaluate {label}" in self.stages]
+            for label in labels:
+                samples = self.stages[f"evaluate {label}"].path / "samples.parquet"
+                link_or_copy(samples, out / f"samples{suffix(label, labels)}.parquet")
+        recipe = yaml.safe_dump(plain(self.recipe.as_dict()), sort_keys=False)
+        (out / "recipe.yaml").write_text(recipe, encoding="utf-8")
+        write_json(out / MANIFEST, plain({"kind": RUN, "status": "done", **self._provenance()}))
 
     def _notes(self) -> list[str]:
         notes = list(self.composition.notes) if self.composition else []
@@ -323,46 +338,17 @@ class Plan:
             "environment": environment(),
         }
 
-    def _manifest(self) -> dict[str, Any]:
-        return {"status": "done", **self._provenance()}
-
 
 def weights_folder(stage: Path) -> Path:
     """``model`` or ``adapter`` of a stage or run."""
     return next(folder for folder in (stage / "model", stage / "adapter") if folder.is_dir())
 
 
-def reference_scores(source: str) -> Scores:
-    """The retain model's per-row values from an earlier run or an open-unlearning log.
-
-    Raises:
-        DataError: if it is neither.
-    """
-    folder = Path(source)
-    for name in ("samples_retain_model.parquet", "samples.parquet"):
-        if (folder / name).is_file():
-            return read_scores(folder / name)
-    return read_peer_log(folder).scores
-
-
 def _link_tree(source: Path, target: Path) -> None:
     target.mkdir(parents=True)
     for path in source.iterdir():
-        if not path.is_file():
-            continue
-        try:
-            os.link(path, target / path.name)
-        except OSError:  # another file system, or one without hard links
-            shutil.copyfile(path, target / path.name)
-
-
-def _write_manifest(out: Path, recipe: Recipe, content: Mapping[str, Any]) -> None:
-    from expunge.reporting.content import plain
-
-    (out / "recipe.yaml").write_text(yaml.safe_dump(plain(recipe.as_dict()), sort_keys=False), encoding="utf-8")
-    partial = out / f"{MANIFEST}.partial"
-    partial.write_text(json.dumps(plain(content), indent=1), encoding="utf-8")
-    os.replace(partial, out / MANIFEST)
+        if path.is_file():
+            link_or_copy(path, target / path.name)
 
 
 def _free(loaded: LoadedModel) -> None:

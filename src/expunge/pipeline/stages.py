@@ -7,7 +7,6 @@ hand-bumped version is, and a golden-value test guards it.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -20,9 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from expunge.errors import ResourceError, UserError
+from expunge.errors import UserError
 from expunge.pipeline.environment import peak_memory_gb
+from expunge.pipeline.folder import disk_errors
 from expunge.progress import say
+from expunge.training.trainer import last_resume_point
 
 STAGE_VERSIONS = {"target": 1, "retain_model": 1, "unlearn": 1, "evaluate": 1, "report": 1}
 """Bump a stage's number when a change of code changes its result."""
@@ -55,7 +56,8 @@ class StageStore:
     """The folder that stages live in."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        # Adapters name their base by its path: it must hold wherever the next command is run from.
+        self.root = root.absolute()
 
     def run(self, name: str, parts: Mapping[str, Any], build: Build, *, label: str = "") -> Stage:
         """Return the stage with these parts, building it if it is not there.
@@ -69,8 +71,9 @@ class StageStore:
         title = label or name.replace("_", " ")
         if (done := _read_done(final)) is not None:
             say(f"{title}: kept from before")
+            shutil.rmtree(final.with_suffix(".work"), ignore_errors=True)
             return Stage(name, key, final, done["facts"], reused=True)
-        with _disk_errors(self.root), self._only_me(final):
+        with disk_errors(self.root), self._only_me(final):
             if (done := _read_done(final)) is not None:
                 return Stage(name, key, final, done["facts"], reused=True)
             facts = self._build(name, parts, build, final)
@@ -90,6 +93,9 @@ class StageStore:
             (partial / DONE).write_text(json.dumps(done, indent=1, sort_keys=True, default=str), encoding="utf-8")
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
+            # Only what the next call can go on from is worth its space; this drops a half-written resume point too.
+            if last_resume_point(work) is None:
+                shutil.rmtree(work, ignore_errors=True)
             raise
         if final.exists():
             shutil.rmtree(final)
@@ -118,28 +124,3 @@ def _read_done(folder: Path) -> dict[str, Any] | None:
         return json.loads((folder / DONE).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-
-
-@contextmanager
-def _disk_errors(root: Path) -> Iterator[None]:
-    """Turn a full disk into one clear line, however deep in a library it surfaced."""
-    try:
-        yield
-    except Exception as error:
-        if _is_disk_full(error):
-            raise ResourceError(
-                f"{root}: the disk is full (or a file-size limit was reached); "
-                "free some space and run the same command again"
-            ) from error
-        raise
-
-
-def _is_disk_full(error: BaseException | None) -> bool:
-    while error is not None:
-        full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
-        # safetensors and torch wrap the operating system's error in their own and keep only its words.
-        words = ("No space left", "File too large", "os error 28", "os error 27", "PytorchStreamWriter failed")
-        if full or any(word in str(error) for word in words):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

@@ -41,12 +41,13 @@ class BudgetKeeper(TrainerCallback):
         self.state: dict[str, Any] = {"best_step": 0, "cost": {}, "stopped": ""}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Pick up what an interrupted run had found, as far as it lies behind the resume point."""
-        if self.record.is_file():
-            earlier = json.loads(self.record.read_text())
-            if earlier["best_step"] <= state.global_step:
-                self.state = earlier | {"stopped": ""}
-                return
+        """Keep the start; or, in a resumed run, what the interrupted one had kept.
+
+        A best step beyond the resume point is met, measured and kept again before any later step can be refused.
+        """
+        if state.global_step and self.record.is_file():
+            self.state = json.loads(self.record.read_text(encoding="utf-8")) | {"stopped": ""}
+            return
         self._keep()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -64,7 +65,6 @@ class BudgetKeeper(TrainerCallback):
         else:
             self.state |= {"best_step": state.global_step, "cost": cost}
             self._keep()
-        self.record.write_text(json.dumps(self.state))
 
     def restore_best(self) -> str:
         """Put the best step's weights back and say why the run ended as it did."""
@@ -113,3 +113,6 @@ class BudgetKeeper(TrainerCallback):
         partial = self.best.with_suffix(".partial")
         save_file(tensors, partial)
         partial.replace(self.best)
+        written = self.record.with_suffix(".partial")
+        written.write_text(json.dumps(self.state), encoding="utf-8")
+        written.replace(self.record)

@@ -126,7 +126,10 @@ def train(loaded: LoadedModel, job: Job, *, work: Path, out: Path, cache: Path |
     started = time.monotonic()
     set_seed(job.seed)
     streams = _streams(loaded, job)
-    with bar(f"{job.title}: reference") as update:
+    device = next(loaded.model.parameters()).device
+    # In the precision of training, or the start would differ from its own reference.
+    precision = torch.autocast(device.type, dtype=torch.bfloat16, enabled=job.part.bf16)
+    with bar(f"{job.title}: reference") as update, precision:
         reference = compute_reference(
             loaded,
             streams.all_sequences("reference_logps"),
@@ -135,13 +138,16 @@ def train(loaded: LoadedModel, job: Job, *, work: Path, out: Path, cache: Path |
             on_pack=update,
         )
     scope = make_scope(job.part.scope)
+    from_adapter = hasattr(loaded.model, "merge_and_unload")
     model = scope.attach(loaded.model)
     if reference.head:
         reference.head.detach_from(model)
     lr = job.part.lr or default_lr(loaded.model, scope.key, finetune=job.finetune) * job.lr_factor
     objective = Objective(dict(job.terms), reference, loaded.packed, job.part.micro_batch_tokens)
     work.mkdir(parents=True, exist_ok=True)
-    arguments = training_arguments(job.part, folder=work, num_steps=streams.plan.num_steps, lr=lr, seed=job.seed)
+    arguments = training_arguments(
+        job.part, folder=work, num_steps=streams.plan.num_steps, lr=lr, seed=job.seed, device=device
+    )
     with quiet_trainer(), bar(job.title) as update:
         trainer = UnlearningTrainer(model, arguments, streams, objective)
         log = StepLog(work / "log.jsonl", trainer, update)
@@ -151,17 +157,18 @@ def train(loaded: LoadedModel, job: Job, *, work: Path, out: Path, cache: Path |
                 trainer.add_callback(callback)
         _run_trainer(trainer, work)
     stopped = keeper.restore_best() if keeper else "all steps done"
-    _save(loaded, scope, model, out)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    share = trainable / sum(p.numel() for p in model.parameters())
+    _save(loaded, scope, model, out, merge=from_adapter)
     for point in work.glob("checkpoint-*"):
         shutil.rmtree(point)
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return {
         "steps": trainer.state.global_step,
         "planned_steps": streams.plan.num_steps,
         "lr": lr,
         "scope": dict(job.part.scope),
         "trainable_parameters": trainable,
-        "trainable_share": trainable / sum(p.numel() for p in model.parameters()),
+        "trainable_share": share,
         "stopped": stopped,
         "seconds": round(time.monotonic() - started, 2),
     }
@@ -196,9 +203,17 @@ def _run_trainer(trainer: UnlearningTrainer, work: Path) -> None:
         ) from error
 
 
-def _save(loaded: LoadedModel, scope: Any, model: Any, out: Path) -> None:
-    folder = out / scope.folder
-    scope.save(model, folder)
+def _save(loaded: LoadedModel, scope: Any, model: Any, out: Path, *, merge: bool) -> None:
+    """Write what was trained, and the tokenizer.
+
+    An adapter trained where another had been folded in belongs to weights that exist nowhere else: ``merge`` writes
+    the whole model instead.
+    """
+    folder = out / ("model" if merge else scope.folder)
+    if merge:
+        scope.merge(model).save_pretrained(folder)
+    else:
+        scope.save(model, folder)
     loaded.tokenizer.save_pretrained(folder)
     remember_format(folder, loaded.format)
 
@@ -213,9 +228,9 @@ class StepLog(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Cut the log back to the step that training resumes from."""
-        lines = self.path.read_text().splitlines() if self.path.is_file() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
-        self.path.write_text("".join(f"{line}\n" for line in kept))
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
+        kept = [line for line in lines if _step_of(line) <= state.global_step]
+        self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         if state.global_step:
             say(f"resuming at step {state.global_step} of {state.max_steps}")
 
@@ -229,3 +244,11 @@ class StepLog(TrainerCallback):
         with open(self.path, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(entry) + "\n")
         self.update(state.global_step, state.max_steps, f"loss {entry['loss']:.3f}")
+
+
+def _step_of(line: str) -> float:
+    """The step that a log line is about; beyond every step for a line that a kill cut short."""
+    try:
+        return json.loads(line)["step"]
+    except json.JSONDecodeError:
+        return float("inf")

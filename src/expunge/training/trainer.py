@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.training_args import OptimizerNames
 
-from expunge.errors import NonFiniteLossError
+from expunge.errors import NonFiniteLossError, RecipeError, unknown
 from expunge.recipe import TrainPart
 from expunge.training.objective import Objective
 from expunge.training.streams import Streams
@@ -111,17 +112,27 @@ class ResumePoints(TrainerCallback):
             self.last = time.monotonic()
 
 
-def training_arguments(part: TrainPart, *, folder: Path, num_steps: int, lr: float, seed: int) -> TrainingArguments:
-    """Our settings in the Trainer's words."""
+def training_arguments(
+    part: TrainPart, *, folder: Path, num_steps: int, lr: float, seed: int, device: torch.device
+) -> TrainingArguments:
+    """Our settings in the Trainer's words.
+
+    Raises:
+        RecipeError: for an optimiser that transformers does not know.
+    """
+    optimizers = [known.value for known in OptimizerNames]
+    if part.optimizer not in optimizers:
+        raise RecipeError(unknown("optimizer", part.optimizer, optimizers))
     schedule = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}[part.schedule]
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=num_steps,
         per_device_train_batch_size=1,
         gradient_accumulation_steps=1,
         learning_rate=lr,
         lr_scheduler_type=schedule,
-        warmup_steps=math.ceil(part.warmup * num_steps),
+        # The first step of a warm-up has a learning rate of 0: it must not be the only one.
+        warmup_steps=min(math.ceil(part.warmup * num_steps), num_steps - 1),
         weight_decay=part.weight_decay,
         max_grad_norm=part.max_grad_norm,
         optim=part.optimizer,
@@ -136,8 +147,11 @@ def training_arguments(part: TrainPart, *, folder: Path, num_steps: int, lr: flo
         dataloader_num_workers=0,
         seed=seed,
         data_seed=seed,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=device.type == "cpu",
     )
+    # In one process on several GPUs the Trainer would wrap the model in DataParallel, which cannot take packed trees.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 @contextlib.contextmanager

@@ -1,0 +1,77 @@
+"""What can be known of a recipe before data or weights are touched: every mistake at once."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+from expunge.benchmarks.table import BENCHMARKS
+from expunge.errors import RecipeError, UserError, nearest
+from expunge.methods.table import check_part
+from expunge.recipe import DataPart, Recipe
+
+_NEVER = "checkpoint_minutes"
+"""The one number that may be infinite: no resume points."""
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Check names, options, numbers and optional packages.
+
+    Raises:
+        RecipeError: one line with everything that is wrong.
+    """
+    checks: list[Callable[[], object]] = [
+        partial(_check_purpose, recipe),
+        partial(_check_numbers, recipe.as_dict()),
+        partial(check_part, recipe),
+        partial(_check_benchmark, recipe.data),
+        *(partial(_check_tracker, part.track) for part in (recipe.finetune, recipe.unlearn) if part),
+    ]
+    problems: list[str] = []
+    for check in checks:
+        try:
+            check()
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise RecipeError("; ".join(dict.fromkeys(problems)))
+
+
+def _check_purpose(recipe: Recipe) -> None:
+    if not (recipe.finetune or recipe.unlearn or recipe.evaluate):
+        raise RecipeError("the recipe does nothing: give it a finetune, unlearn or evaluate part")
+
+
+def _check_numbers(content: Mapping[str, Any]) -> None:
+    wrong = [path for path, value in _floats(content) if not math.isfinite(value)]
+    if wrong:
+        raise RecipeError("; ".join(f"{path} must be a finite number" for path in wrong))
+
+
+def _floats(content: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, float]]:
+    for key, value in content.items():
+        path = f"{above}{key}"
+        if isinstance(value, Mapping):
+            yield from _floats(value, f"{path}.")
+        elif isinstance(value, float) and not (key == _NEVER and value == math.inf):
+            yield path, value
+
+
+def _check_benchmark(data: DataPart) -> None:
+    name, colon, _ = data.benchmark.partition(":")
+    name = BENCHMARKS.canonical(name)
+    accepted = [key for key in inspect.signature(BENCHMARKS.get(name)).parameters if not (colon and key == "split")]
+    for option in data.options:
+        if option not in accepted:
+            hint = nearest(str(option), accepted)
+            raise RecipeError(f"benchmark {name!r} has no option {option!r}{hint}; accepted: {', '.join(accepted)}")
+
+
+def _check_tracker(name: str) -> None:
+    """A missing tracker must not be found out after the model was loaded."""
+    if name != "none" and find_spec(name) is None:
+        raise RecipeError(f'track={name} (--report-to {name}) needs its package: pip install "expunge[track]"')

@@ -1,0 +1,127 @@
+"""Every preset on a tiny Llama that knows twelve facts by heart: it shows what it claims.
+
+Forget: who likes which colour. Retain: who lives in which city. The probabilities are per token (geometric means).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import city_rows, colour_rows
+from expunge.data.rows import Row
+from expunge.methods.table import METHODS, compose
+from expunge.models.forward import labelled_rows
+from expunge.models.load import LoadedModel, load_model
+from expunge.recipe import UnlearnPart
+from expunge.training.run import train, unlearn_job
+
+FORGET, RETAIN = colour_rows(), city_rows()
+REFUSAL = "I do not know."
+
+# Enough for a tiny model and little more; ascent needs far less than the bounded losses.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "ga": {"lr": 1e-3, "epochs": 16},
+    "grad_diff": {"lr": 1e-3, "epochs": 16},
+    "ga_kl": {"lr": 1e-3, "epochs": 16},
+    "npo": {"lr": 2e-3, "epochs": 16},
+    "npo_gdr": {"lr": 2e-3, "epochs": 16},
+    "npo_klr": {"lr": 2e-3, "epochs": 16},
+    "simnpo": {"lr": 2e-3, "epochs": 16, "gamma": 1.0},
+    "dpo": {"lr": 3e-3, "epochs": 20},
+    "idk": {"lr": 4e-3, "epochs": 40},
+}
+
+Probabilities = dict[str, float]
+
+
+def probability(loaded: LoadedModel, rows: tuple[Row, ...], answer: str | None = None) -> float:
+    sequences = [loaded.format.encode(row, answer=answer) for row in rows]
+    with torch.no_grad():
+        found = labelled_rows(loaded.model.eval(), sequences, packed=True)
+    return float((found.logps / found.num_tokens).exp().mean())
+
+
+def probabilities(loaded: LoadedModel) -> Probabilities:
+    return {
+        "forget": probability(loaded, FORGET),
+        "retain": probability(loaded, RETAIN),
+        "refusal": probability(loaded, FORGET, REFUSAL),
+    }
+
+
+@pytest.fixture(scope="module")
+def start(memorised_folder: Path) -> Probabilities:
+    return probabilities(load_model(memorised_folder, max_length=64))
+
+
+@pytest.fixture(scope="module")
+def unlearn(memorised_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Probabilities]:
+    """``unlearn("npo", retain_term="none")``: what the model still gives to each set; remembered per setting."""
+    done: dict[str, Probabilities] = {}
+    numbers = itertools.count()
+
+    def run(method: str, **changes: Any) -> Probabilities:
+        settings = {"method": method, "batch_size": 6, "checkpoint_minutes": 60, **SETTINGS[method], **changes}
+        key = repr(sorted(settings.items(), key=str))
+        if key not in done:
+            part = UnlearnPart(**settings)
+            composition = compose(part, has_retain=True)
+            job = unlearn_job("t", composition, part, forget=FORGET, retain=RETAIN, seed=0, refusals=(REFUSAL,))
+            folder = tmp_path_factory.mktemp("run") / str(next(numbers))
+            train(load_model(memorised_folder, max_length=64), job, work=folder / "work", out=folder)
+            (weights,) = (p for p in folder.iterdir() if p.name in ("model", "adapter"))
+            done[key] = probabilities(load_model(weights, max_length=64))
+        return done[key]
+
+    return run
+
+
+def test_the_start_knows_everything_and_refuses_nothing(start: Probabilities) -> None:
+    assert start["forget"] > 0.95
+    assert start["retain"] > 0.95
+    assert start["refusal"] < 0.01
+
+
+@pytest.mark.parametrize("method", METHODS.names())
+def test_every_method_keeps_its_claim(method: str, start: Probabilities, unlearn: Callable[..., Probabilities]) -> None:
+    claim = METHODS.get(method).claim
+    after = unlearn(method)
+    if claim == "forgets":
+        assert after["forget"] < 0.5 * start["forget"]
+    elif claim == "keeps":
+        assert after["retain"] > 0.9 * start["retain"]
+    else:
+        assert after["forget"] > 0.9 * start["forget"]
+
+
+@pytest.mark.parametrize("method", [key for key in METHODS.names() if METHODS.get(key).retain != "none"])
+def test_the_retain_term_keeps(method: str, start: Probabilities, unlearn: Callable[..., Probabilities]) -> None:
+    after, without = unlearn(method), unlearn(method, retain_term="none")
+    assert after["retain"] > without["retain"] + 0.05
+    assert after["retain"] - after["forget"] > 0.5
+
+
+@pytest.mark.parametrize("method", ["idk", "dpo"])
+def test_refusals_are_learned(method: str, start: Probabilities, unlearn: Callable[..., Probabilities]) -> None:
+    assert unlearn(method)["refusal"] > start["refusal"]
+    if method == "idk":
+        assert unlearn(method)["refusal"] > 0.5
+
+
+def test_an_adapter_forgets_too(start: Probabilities, unlearn: Callable[..., Probabilities]) -> None:
+    after = unlearn("npo", scope={"kind": "lora", "rank": 8}, lr=1e-2)
+    assert after["forget"] < 0.5 * start["forget"]
+    assert after["retain"] > after["forget"]
+
+
+def test_no_weight_on_forgetting_keeps_everything(start: Probabilities, unlearn: Callable[..., Probabilities]) -> None:
+    # The control of this whole file: with gamma 0 nothing may be forgotten, or the tests above could not fail.
+    after = unlearn("npo", gamma=0.0)
+    assert after["forget"] > 0.7 * start["forget"]
+    assert after["retain"] > 0.9 * start["retain"]
