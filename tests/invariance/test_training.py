@@ -208,8 +208,15 @@ SCOPES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("method", ["npo_klr", "dpo"])
+@pytest.mark.parametrize(
+    ("method", "scope"),
+    [
+        ("npo_klr", "full"),
+        ("dpo", "lora"),
+        pytest.param("dpo", "full", marks=pytest.mark.slow),
+        pytest.param("npo_klr", "lora", marks=pytest.mark.slow),
+    ],
+)
 def test_resumed_is_uninterrupted_bit_by_bit(
     load_tiny: Load, scope: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -378,7 +385,9 @@ def test_no_step_within_budget_changes_nothing(memorised_folder: Path, tmp_path:
     assert fingerprint(tmp_path / "model") == fingerprint(memorised_folder)
 
 
-@pytest.mark.parametrize(("lr", "killed_at", "stops_at"), [(0.05, 2, 3), (1e-3, 2, 6), (1e-3, 4, 6)])
+@pytest.mark.parametrize(
+    ("lr", "killed_at", "stops_at"), [(0.05, 2, 3), pytest.param(1e-3, 2, 6, marks=pytest.mark.slow), (1e-3, 4, 6)]
+)
 def test_the_budget_survives_an_interruption(
     memorised_folder: Path, lr: float, killed_at: int, stops_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

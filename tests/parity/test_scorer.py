@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,13 +55,13 @@ def naive_scores(loaded: LoadedModel, s: TokenSequence) -> TokenScores:
         logits = loaded.model(torch.tensor([s.ids]), use_cache=False).logits[0].double()
     logps, correct, mean, variance = [], [], [], []
     for t in range(s.first_label, len(s.ids)):
-        p = torch.softmax(logits[t - 1], -1)
-        log_p = p.log()
-        logps.append(log_p[s.ids[t]].item())
-        correct.append(int(p.argmax()) == s.ids[t])
-        expected = sum(float(a * b) for a, b in zip(p, log_p, strict=True))
+        p = torch.softmax(logits[t - 1], -1).tolist()
+        log_p = [math.log(x) for x in p]
+        logps.append(log_p[s.ids[t]])
+        correct.append(p.index(max(p)) == s.ids[t])
+        expected = sum(a * b for a, b in zip(p, log_p, strict=True))
         mean.append(expected)
-        variance.append(sum(float(a) * (float(b) - expected) ** 2 for a, b in zip(p, log_p, strict=True)))
+        variance.append(sum(a * (b - expected) ** 2 for a, b in zip(p, log_p, strict=True)))
     columns = (np.array(logps), np.array(correct), np.array(mean), np.array(variance))
     return TokenScores(*columns, s.ids[-1] == loaded.format.end_id)
 

@@ -180,7 +180,9 @@ def test_an_adapter_without_its_base(model_folder: Path, tmp_path: Path) -> None
     config = json.loads((folder / "adapter_config.json").read_text())
     config["base_model_name_or_path"] = str(tmp_path / "gone" / "away" / "model")
     (folder / "adapter_config.json").write_text(json.dumps(config))
-    assert "no such model folder" in refusal(folder)
+    message = refusal(folder)
+    assert str(tmp_path / "gone" / "away" / "model") in message
+    assert "set base_model_name_or_path in" in message
     config["base_model_name_or_path"] = None
     (folder / "adapter_config.json").write_text(json.dumps(config))
     assert "adapter_config.json names no base model" in refusal(folder)
@@ -196,7 +198,8 @@ def test_weights_cut_short(copied: Path, model_folder: Path, tmp_path: Path) -> 
 
 
 def test_wrong_options(model_folder: Path) -> None:
-    assert "unknown dtype 'float8'; use one of float32, bfloat16, float16" in refusal(model_folder, dtype="float8")
+    assert "unknown dtype 'float8'" in (message := refusal(model_folder, dtype="float8"))
+    assert all(name in message for name in ("float32", "bfloat16", "float16"))
     assert "device 'cuda' is not available here" in refusal(model_folder, device="cuda")
     assert "device 'gpu' is not available here" in refusal(model_folder, device="gpu")
     assert "unknown format 'chatt'" in refusal(model_folder, format="chatt")

@@ -63,14 +63,13 @@ def test_hyperparameters_are_the_published_ones(key: str) -> None:
 # -- legality: every combination, against the subset test written out -----------------------------------------------
 
 
-@pytest.mark.parametrize("has_retain", [True, False])
-@pytest.mark.parametrize(
-    ("key", "retain_term", "view"),
-    list(itertools.product(METHODS.names(), [None, "none", "nll", "kl"], [None, *VIEWS])),
-)
-def test_every_combination_runs_or_is_refused_by_name(
-    key: str, retain_term: str | None, view: str | None, has_retain: bool
-) -> None:
+@pytest.mark.parametrize("key", METHODS.names())
+def test_every_combination_runs_or_is_refused_by_name(key: str) -> None:
+    for combination in itertools.product([None, "none", "nll", "kl"], [None, *VIEWS], [True, False]):
+        check_combination(key, *combination)
+
+
+def check_combination(key: str, retain_term: str | None, view: str | None, has_retain: bool) -> None:
     method = METHODS.get(key)
     part = UnlearnPart(method=key, retain_term=retain_term, view=view)
     lacks_alternate = method.forget in ("dpo", "idk") and (view or method.view) == "gold"

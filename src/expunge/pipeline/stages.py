@@ -90,7 +90,8 @@ class StageStore:
             facts = dict(build(work, partial))
             facts |= {"stage_seconds": round(time.monotonic() - started, 2), "peak_memory_gb": peak_memory_gb()}
             done = {"stage": name, "version": STAGE_VERSIONS[name], "parts": parts, "facts": facts}
-            (partial / DONE).write_text(json.dumps(done, indent=1, sort_keys=True, default=str), encoding="utf-8")
+            text = json.dumps(done, indent=1, sort_keys=True, default=str)
+            (partial / DONE).write_text(text, encoding="utf-8")
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             # Only what the next call can go on from is worth its space; this drops a half-written resume point too.
@@ -101,7 +102,8 @@ class StageStore:
             shutil.rmtree(final)
         os.replace(partial, final)
         shutil.rmtree(work, ignore_errors=True)
-        return facts
+        # As a later call will read them, so that both leave the same manifest.
+        return json.loads(text)["facts"]
 
     @contextmanager
     def _only_me(self, final: Path) -> Iterator[None]:
