@@ -26,6 +26,7 @@ ORDER = [
     "requests",
     "reporting",
     "pipeline",
+    "api",
     "cli",
 ]
 PURE = ["losses", "evaluation.metrics", "evaluation.stats"]

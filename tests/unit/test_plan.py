@@ -6,7 +6,9 @@ from collections import Counter
 
 import pytest
 
+from expunge.recipe import TrainPart
 from expunge.training.plan import StepPlan
+from expunge.training.trainer import lr_factor
 
 
 def make(
@@ -93,3 +95,19 @@ def test_number_of_steps() -> None:
 
 def test_changing_batch_size_keeps_the_order() -> None:
     assert flat(rows(make(batch=2), "forget")) == flat(rows(make(batch=5), "forget"))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize(("num_steps", "warmup"), [(1, 0.5), (2, 0.9), (10, 0.0), (10, 0.2), (57, 0.1)])
+def test_no_step_of_a_run_is_spent_at_a_learning_rate_of_zero(schedule, num_steps, warmup):
+    part = TrainPart(schedule=schedule, warmup=warmup)
+    factors = [lr_factor(step, num_steps=num_steps, part=part) for step in range(num_steps)]
+    assert all(0 < factor <= 1 for factor in factors)
+    assert max(factors) == 1
+
+
+def test_linear_schedule_by_hand():
+    part = TrainPart(schedule="linear", warmup=0.4)
+    # two rising steps at 1/3 and 2/3, then 1 down in thirds
+    expected = [1 / 3, 2 / 3, 1, 2 / 3, 1 / 3]
+    assert [lr_factor(step, num_steps=5, part=part) for step in range(5)] == pytest.approx(expected)

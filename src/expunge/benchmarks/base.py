@@ -13,8 +13,8 @@ class Benchmark:
 
     Training sets: the *target* model is finetuned on ``forget + retain``, the *retain model* on ``retain`` alone, and
     unlearning sees ``forget`` and ``retain``. ``holdout`` is never trained on by any of them.
-    ``probes`` are the test rows by set name (``forget``, ``retain``, ``holdout``, ``real_authors``, ``world_facts`` ...);
-    their rows may carry paraphrases and perturbed answers.
+    ``probes`` are the test rows by set name (``forget``, ``retain``, ``holdout``, ``real_authors`` ...); their rows may
+    carry paraphrases and perturbed answers.
     """
 
     name: str

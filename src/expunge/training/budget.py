@@ -62,6 +62,8 @@ class BudgetKeeper(TrainerCallback):
         if over:
             self.state["stopped"] = f"budget reached at step {state.global_step}: {' and '.join(over)}"
             control.should_training_stop = True
+            # A resume point here would be gone on from, past the stop.
+            control.should_save = False
         else:
             self.state |= {"best_step": state.global_step, "cost": cost}
             self._keep()

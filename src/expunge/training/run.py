@@ -149,7 +149,7 @@ def train(loaded: LoadedModel, job: Job, *, work: Path, out: Path, cache: Path |
         job.part, folder=work, num_steps=streams.plan.num_steps, lr=lr, seed=job.seed, device=device
     )
     with quiet_trainer(), bar(job.title) as update:
-        trainer = UnlearningTrainer(model, arguments, streams, objective)
+        trainer = UnlearningTrainer(model, arguments, job.part, streams, objective)
         log = StepLog(work / "log.jsonl", trainer, update)
         keeper = BudgetKeeper(job.budget, loaded, model, job.probe_rows, work) if job.budget else None
         for callback in (log, ResumePoints(job.part.checkpoint_minutes), keeper):

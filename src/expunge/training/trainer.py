@@ -10,6 +10,7 @@ import contextlib
 import math
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,10 @@ class StepNumbers(Dataset):
 class UnlearningTrainer(Trainer):
     """Runs an objective over planned streams."""
 
-    def __init__(self, model: Any, args: TrainingArguments, streams: Streams, objective: Objective) -> None:
+    def __init__(
+        self, model: Any, args: TrainingArguments, part: TrainPart, streams: Streams, objective: Objective
+    ) -> None:
+        self.part = part
         self.streams = streams
         self.objective: Objective = objective
         self.stream_losses: dict[str, float] = {}
@@ -56,9 +60,16 @@ class UnlearningTrainer(Trainer):
         self.remove_callback(PrinterCallback)
 
     def get_train_dataloader(self) -> DataLoader:
-        """Every process walks through the same steps (not a share of them) and takes its share of each step's rows."""
+        """Every process walks through the same steps, not a share of them: a step's rows belong together."""
         data = StepNumbers(self.streams.plan.num_steps)
         return DataLoader(data, batch_size=1, sampler=SequentialSampler(data), collate_fn=self.data_collator)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The planned schedule; transformers' own would spend the first step at a learning rate of 0."""
+        if self.lr_scheduler is None:
+            factor = partial(lr_factor, num_steps=num_training_steps, part=self.part)
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+        return self.lr_scheduler
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Accumulate one step's gradient and return its loss."""
@@ -87,6 +98,19 @@ class UnlearningTrainer(Trainer):
         super()._save_checkpoint(model, trial)
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         (folder / COMPLETE).touch()
+
+
+def lr_factor(step: int, *, num_steps: int, part: TrainPart) -> float:
+    """Share of the peak learning rate that step ``step`` (from 0) uses, in (0, 1] within the run.
+
+    It rises linearly over ``warmup * num_steps`` steps, the first of them above 0, and then falls as ``schedule`` says,
+    the last step still above 0.
+    """
+    rising = min(math.ceil(part.warmup * num_steps), num_steps - 1)
+    if step < rising:
+        return (step + 1) / (rising + 1)
+    done = (step - rising) / (num_steps - rising)
+    return {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[part.schedule]
 
 
 def last_resume_point(folder: Path) -> Path | None:
@@ -123,16 +147,12 @@ def training_arguments(
     optimizers = [known.value for known in OptimizerNames]
     if part.optimizer not in optimizers:
         raise RecipeError(unknown("optimizer", part.optimizer, optimizers))
-    schedule = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}[part.schedule]
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=num_steps,
         per_device_train_batch_size=1,
         gradient_accumulation_steps=1,
         learning_rate=lr,
-        lr_scheduler_type=schedule,
-        # The first step of a warm-up has a learning rate of 0: it must not be the only one.
-        warmup_steps=min(math.ceil(part.warmup * num_steps), num_steps - 1),
         weight_decay=part.weight_decay,
         max_grad_norm=part.max_grad_norm,
         optim=part.optimizer,
