@@ -38,10 +38,11 @@ def bar(title: str) -> Iterator[Bar]:
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=Console(stderr=True), refresh_per_second=2) as progress:
-        task = progress.add_task(title, total=None, note="")
+        # Hidden until there is something to show: some work turns out to be none.
+        task = progress.add_task(title, total=None, visible=False, note="")
 
         def update(done: int, total: int, note: str = "") -> None:
-            progress.update(task, completed=done, total=total, note=note)
+            progress.update(task, completed=done, total=total, note=note, visible=True)
 
         yield update
 

@@ -392,7 +392,7 @@ def test_the_budget_survives_an_interruption(
     memorised_folder: Path, lr: float, killed_at: int, stops_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Looks at steps 3 and 6. A kill before the first look must not pass the resumed step off as the start.
-    budget = BudgetPart(retain_loss=0.05, every=3)
+    budget = BudgetPart(retain_loss=0.02, every=3)
     settings = part("ga", lr=lr, max_steps=6, warmup=0.0, schedule="constant", checkpoint_minutes=0, budget=budget)
 
     def go(folder: Path) -> str:

@@ -150,7 +150,8 @@ def chat(
     if max_new_tokens < 1:
         raise UserError(f"--max-new-tokens must be at least 1, got {max_new_tokens}")
     models = {
-        name: load_model(name, format=format, device=device) for name in dict.fromkeys(filter(None, (before, after)))
+        name: load_model(name, format=format, device=device)
+        for name in dict.fromkeys((before,) if after is None else (before, after))
     }
 
     def answer(question: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import struct
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -226,7 +227,7 @@ def _load_weights(place: Place, options: dict[str, Any]) -> tuple[Any, Any]:
         raise ModelError(f"{name}: {_first_line(error)}") from error
     except torch.OutOfMemoryError as error:
         raise ResourceError(f"{name}: out of memory while loading; use --dtype bfloat16 or a smaller model") from error
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, IndexError, RuntimeError, SafetensorError, struct.error) as error:
         raise ModelError(_explain(name, place, error)) from error
     # Missing weights would be drawn at random, and every number measured would be about something else.
     if missing := sorted(found["missing_keys"]):

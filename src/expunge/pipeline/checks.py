@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from expunge.benchmarks.table import BENCHMARKS
 from expunge.errors import RecipeError, UserError, nearest
 from expunge.methods.table import check_part
 from expunge.recipe import DataPart, Recipe
+from expunge.scopes import SCOPES
 
 _NEVER = "checkpoint_minutes"
 """The one number that may be infinite: no resume points."""
@@ -27,7 +31,7 @@ def check_recipe(recipe: Recipe) -> None:
     checks: list[Callable[[], object]] = [
         partial(_check_purpose, recipe),
         partial(_check_numbers, recipe.as_dict()),
-        partial(check_part, recipe),
+        partial(_check_scopes, recipe),
         partial(_check_benchmark, recipe.data),
         *(partial(_check_tracker, part.track) for part in (recipe.finetune, recipe.unlearn) if part),
     ]
@@ -59,6 +63,30 @@ def _floats(content: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, 
             yield from _floats(value, f"{path}.")
         elif isinstance(value, float) and not (key == _NEVER and value == math.inf):
             yield path, value
+
+
+def _check_scopes(recipe: Recipe) -> None:
+    """Types before ranges: a text where a number belongs would be compared with one."""
+    problems = []
+    for name, part in (("finetune", recipe.finetune), ("unlearn", recipe.unlearn)):
+        kind = part.scope.get("kind", "full") if part else "full"
+        if not isinstance(kind, str):
+            problems.append(f"{name}.scope.kind must be a name, got {kind!r}")
+        elif part and kind in SCOPES:
+            problems += [f"{name}.scope.{problem}" for problem in _wrong_types(SCOPES.get(kind), part.scope)]
+    if problems:
+        raise RecipeError("; ".join(problems))
+    check_part(recipe)
+
+
+def _wrong_types(scope: Any, settings: Mapping[str, Any]) -> Iterator[str]:
+    types = get_type_hints(scope)
+    for key in (field.name for field in dataclasses.fields(scope) if field.name in settings):
+        try:
+            TypeAdapter(types[key], config=ConfigDict(strict=True)).validate_python(settings[key])
+        except ValidationError as error:
+            if not isinstance(settings[key], list):  # a list stands for a tuple
+                yield f"{key}: {error.errors()[0]['msg'].lower()}, got {settings[key]!r}"
 
 
 def _check_benchmark(data: DataPart) -> None:

@@ -35,6 +35,7 @@ from expunge.pipeline.folder import (
     EVALUATION,
     MANIFEST,
     claim_folder,
+    exists,
     link_or_copy,
     open_folder,
     refuse_inside,
@@ -46,6 +47,7 @@ from expunge.pipeline.stages import Stage, StageStore
 from expunge.recipe import Recipe
 from expunge.reporting.content import MetricCell, MetricRow, Report, plain
 from expunge.reporting.html import write_report
+from expunge.training.trainer import memory_errors
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,8 @@ def _evaluate_one(
 
     def build(work: Path, folder: Path) -> Mapping[str, Any]:
         loaded = load_model(source, **options)
-        evaluation = evaluate_model(loaded, benchmark.probes, part, title=label)
+        with memory_errors(f"while scoring; lower evaluate.pack_tokens (now {part.pack_tokens})"):
+            evaluation = evaluate_model(loaded, benchmark.probes, part, title=label)
         write_samples(folder / "samples.parquet", evaluation)
         return {"notes": loaded.notes}
 
@@ -151,7 +154,7 @@ def _evaluate_one(
 def short_names(paths: Sequence[str | Path]) -> list[str]:
     """The last part of each path; the whole path where that does not tell them apart. Repeats are dropped."""
     unique = list(dict.fromkeys(map(str, paths)))
-    names = [Path(path).resolve().name if Path(path).exists() else Path(path).name for path in unique]
+    names = [Path(path).resolve().name if exists(Path(path)) else Path(path).name for path in unique]
     return [name if names.count(name) == 1 else path for name, path in zip(names, unique, strict=True)]
 
 
@@ -193,10 +196,17 @@ def _read_metrics(path: Path) -> dict[str, Any]:
         raise UserError(f"{path.parent}: no finished run with metrics here ({path.name} is missing)") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
-    cells = content.values() if isinstance(content, dict) else [None]
-    if not all(isinstance(cell, dict) for cell in cells):
+    if not (isinstance(content, dict) and content and all(map(_is_cell_or_model, content.values()))):
         raise UserError(f"{path}: not the metrics of a run of ours")
     return content
+
+
+def _is_cell_or_model(entry: Any) -> bool:
+    """A metric's value with its evidence, or a model's metrics by key."""
+    needed = {"value", "ci_low", "ci_high", "n", "note", "higher_is_better"}
+    if not isinstance(entry, dict):
+        return False
+    return needed <= set(entry) if "value" in entry else all(map(_is_cell_or_model, entry.values()))
 
 
 def imported_report(

@@ -138,6 +138,14 @@ def link_or_copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
+def exists(path: Path) -> bool:
+    """Whether there is such a file or folder; a name that none can have names none."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def refuse_inside(out: Path, sources: Mapping[str, str | os.PathLike[str]]) -> None:
     """Refuse to write into a folder that the run itself reads.
 
@@ -146,5 +154,5 @@ def refuse_inside(out: Path, sources: Mapping[str, str | os.PathLike[str]]) -> N
     """
     for what, source in sources.items():
         path = Path(source).expanduser()
-        if path.exists() and path.resolve().is_relative_to(out.resolve()):
+        if exists(path) and path.resolve().is_relative_to(out.resolve()):
             raise UserError(f"--out {out}: holds the {what} {source}, which it would overwrite; give another folder")

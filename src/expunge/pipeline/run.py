@@ -41,6 +41,7 @@ from expunge.recipe import EvaluatePart, Recipe, TrainPart
 from expunge.reporting.content import plain
 from expunge.training.defaults import FINETUNE_EPOCHS
 from expunge.training.run import finetune_job, train, unlearn_job
+from expunge.training.trainer import memory_errors
 
 _NO_EFFECT_ON_WEIGHTS = ("checkpoint_minutes", "track")
 
@@ -240,10 +241,11 @@ class Plan:
 
         def build(work: Path, folder: Path) -> Mapping[str, Any]:
             loaded = self._load(subject, source)
-            evaluation = evaluate_model(loaded, self.benchmark.probes, part, title=label)
-            _free(loaded)
-            if part.fluency:
-                self._judge(label, evaluation)
+            with memory_errors(f"while scoring; lower evaluate.pack_tokens (now {part.pack_tokens})"):
+                evaluation = evaluate_model(loaded, self.benchmark.probes, part, title=label)
+                _free(loaded)
+                if part.fluency:
+                    self._judge(label, evaluation)
             write_samples(folder / "samples.parquet", evaluation)
             return {"rows": {name: len(rows) for name, rows in evaluation.rows.items()}}
 

@@ -113,12 +113,16 @@ class StageStore:
         with open(lock, "w") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # A lock on a file that its owner has just removed locks nobody out.
+                busy = not lock.exists() or not os.path.samestat(os.fstat(stream.fileno()), lock.stat())
             except BlockingIOError:
-                raise UserError(
-                    f"{final}: another process is working on this stage; wait for it or use another --out"
-                ) from None
-            yield
-        lock.unlink(missing_ok=True)
+                busy = True
+            if busy:
+                raise UserError(f"{final}: another process is working on this stage; wait for it or use another --out")
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
 
 
 def _read_done(folder: Path) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ import torch
 from transformers import TrainerCallback, set_seed
 
 from expunge.data.rows import Row
-from expunge.errors import NonFiniteLossError, ResourceError
+from expunge.errors import NonFiniteLossError
 from expunge.methods.table import Composition
 from expunge.methods.terms import RETAIN_TERMS
 from expunge.models.load import LoadedModel, remember_format
@@ -31,6 +31,7 @@ from expunge.training.trainer import (
     ResumePoints,
     UnlearningTrainer,
     last_resume_point,
+    memory_errors,
     quiet_trainer,
     training_arguments,
 )
@@ -129,7 +130,8 @@ def train(loaded: LoadedModel, job: Job, *, work: Path, out: Path, cache: Path |
     device = next(loaded.model.parameters()).device
     # In the precision of training, or the start would differ from its own reference.
     precision = torch.autocast(device.type, dtype=torch.bfloat16, enabled=job.part.bf16)
-    with bar(f"{job.title}: reference") as update, precision:
+    advice = "while computing the reference; use --dtype bfloat16 or a smaller --max-length"
+    with bar(f"{job.title}: reference") as update, precision, memory_errors(advice):
         reference = compute_reference(
             loaded,
             streams.all_sequences("reference_logps"),
@@ -190,17 +192,15 @@ def _streams(loaded: LoadedModel, job: Job) -> Streams:
 
 def _run_trainer(trainer: UnlearningTrainer, work: Path) -> None:
     point = last_resume_point(work)
+    advice = f"while training; lower micro_batch_tokens (now {trainer.objective.max_tokens}), or use --scope lora"
     try:
-        trainer.train(resume_from_checkpoint=str(point) if point else None)
+        with memory_errors(advice):
+            trainer.train(resume_from_checkpoint=str(point) if point else None)
+        trainer.require_finite()
     except NonFiniteLossError as error:
         kept = last_resume_point(work)
         where = f"the last good checkpoint is {kept}" if kept else "no checkpoint had been written yet"
         raise NonFiniteLossError(f"{error}; {where}. Lower the learning rate (--lr)") from None
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ResourceError(
-            f"out of memory while training; lower micro_batch_tokens (now {trainer.objective.max_tokens}), "
-            "or use --scope lora"
-        ) from error
 
 
 def _save(loaded: LoadedModel, scope: Any, model: Any, out: Path, *, merge: bool) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import math
 import shutil
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.training_args import OptimizerNames
 
-from expunge.errors import NonFiniteLossError, RecipeError, unknown
+from expunge.errors import NonFiniteLossError, RecipeError, ResourceError, unknown
 from expunge.recipe import TrainPart
 from expunge.training.objective import Objective
 from expunge.training.streams import Streams
@@ -68,7 +69,8 @@ class UnlearningTrainer(Trainer):
         """The planned schedule; transformers' own would spend the first step at a learning rate of 0."""
         if self.lr_scheduler is None:
             factor = partial(lr_factor, num_steps=num_training_steps, part=self.part)
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+            driven: Any = optimizer or self.optimizer
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(driven, factor)
         return self.lr_scheduler
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
@@ -89,12 +91,20 @@ class UnlearningTrainer(Trainer):
             raise NonFiniteLossError(f"the gradient became {float(norm)} at step {self.state.global_step + 1}")
         return norm
 
+    def require_finite(self) -> None:
+        """Refuse weights that the last update broke: no loss has seen them yet, and they must not be kept."""
+        model: Any = self.model
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and not torch.isfinite(parameter).all():
+                raise NonFiniteLossError(f"the weights are not finite after step {self.state.global_step} ({name})")
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Weights as safetensors; no pickled arguments."""
         model: Any = self.model
         model.save_pretrained(output_dir or self.args.output_dir, state_dict=state_dict)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.require_finite()
         super()._save_checkpoint(model, trial)
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         (folder / COMPLETE).touch()
@@ -142,7 +152,7 @@ def training_arguments(
     """Our settings in the Trainer's words.
 
     Raises:
-        RecipeError: for an optimiser that transformers does not know.
+        RecipeError: for an optimiser that transformers does not know, or whose package is missing.
     """
     optimizers = [known.value for known in OptimizerNames]
     if part.optimizer not in optimizers:
@@ -171,7 +181,24 @@ def training_arguments(
     )
     # In one process on several GPUs the Trainer would wrap the model in DataParallel, which cannot take packed trees.
     arguments._n_gpu = min(arguments.n_gpu, 1)
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(arguments)
+    except (ImportError, ValueError, RuntimeError) as error:
+        raise RecipeError(f"optimizer {part.optimizer!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return arguments
+
+
+@contextlib.contextmanager
+def memory_errors(advice: str) -> Iterator[None]:
+    """Turn running out of memory into one line; ``advice`` says where it happened and what to make smaller."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # On the CPU torch has no class of its own for it.
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+        if not known:
+            raise
+        raise ResourceError(f"out of memory {advice}") from error
 
 
 @contextlib.contextmanager
