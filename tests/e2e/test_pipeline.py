@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import expunge
-from command_line import FORGET, GENERAL, RETAIN, tree, write_data, write_jsonl
+from command_line import FORGET, GENERAL, RETAIN, forget_imports, tree, write_data, write_jsonl
 from expunge.api import run
 from expunge.pipeline import RunResult
 from expunge.pipeline.stages import Stage, StageStore, stage_key
@@ -42,7 +42,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def result(recipe: dict[str, Any], store: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
-    return run(recipe, out=tmp_path_factory.mktemp("runs") / "tiny", store=store)
+    made = run(recipe, out=tmp_path_factory.mktemp("runs") / "tiny", store=store)
+    forget_imports()
+    return made
 
 
 def changed(recipe: Mapping[str, Any], **settings: Any) -> dict[str, Any]:

@@ -253,9 +253,12 @@ class Plan:
         return read_scores(stage.path / "samples.parquet")
 
     def _judge(self, label: str, evaluation: Any) -> None:
-        """Add the starting model's loss on every generated answer: is it still language?"""
+        """Add the starting model's loss on the answers to forget questions: are they still language?"""
+        answers = {name: texts for name, texts in evaluation.generations.items() if name == "forget"}
+        if not answers:
+            return
         judge = self._load(None)
-        losses = generation_losses(judge, evaluation.rows, evaluation.generations, title=f"{label}: fluency")
+        losses = generation_losses(judge, evaluation.rows, answers, title=f"{label}: fluency")
         for name, values in losses.items():
             evaluation.scores[name]["generation_loss"] = values
         _free(judge)
