@@ -39,6 +39,7 @@ def suite(n=30, seed=0, shift=0.0):
             "exact_memorization": generator.uniform(0, 1, n),
             "distinct_2": generator.uniform(0.5, 1, n),
             "empty": (generator.uniform(size=n) < 0.1).astype(float),
+            "generation_loss": generator.uniform(1, 4, n),
         }
         for attack in ("mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus"):
             scores[name][attack] = losses + generator.normal(0, 0.2, n)
@@ -207,6 +208,9 @@ def test_privacy_score_and_its_similarity():
 def test_fluency_guards():
     scores = {"forget": {"distinct_2": col(1.0, 0.5, np.nan), "empty": col(0, 0, 1)}}
     assert value("forget_distinct_2", scores).value == pytest.approx(0.75)
+    # rows without an answer are left out: exp((1 + 3) / 2)
+    losses = {"forget": {"generation_loss": col(1.0, 3.0, np.nan)}}
+    assert value("forget_perplexity", losses).value == pytest.approx(math.exp(2.0))
     assert value("forget_empty_rate", scores).value == pytest.approx(1 / 3)
 
 

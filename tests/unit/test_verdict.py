@@ -94,12 +94,10 @@ def test_missing_numbers_make_no_sentences() -> None:
     assert judge((None,) * 6).sentences == ("What an attacker could still recover was not tested here.",)
 
 
-@pytest.mark.xfail(strict=True, reason="a verdict without any check passed reads as good")
 def test_nothing_measured_is_not_good() -> None:
     assert judge((None,) * 6).level != "good"
 
 
-@pytest.mark.xfail(strict=True, reason="the first two checks are taken for the forgetting ones, whatever they are")
 def test_raw_text_that_was_forgotten_at_a_price() -> None:
     # Raw text has no ROUGE: extraction strength 0.15 against 0.10 passes, utility 0.30 of 0.60 (50%) does not.
     verdict = judge((0.15, None, 0.30, 0.0, 0.75, 11.0))

@@ -17,6 +17,11 @@ FLUENCY_SHARE = 0.2
 _Values = Mapping[str, Mapping[str, Any]]
 
 
+_Read = Callable[[str, str], float | None]
+_Check = tuple[bool, str]
+"""Whether a measure is within its bound, and the sentence that says so."""
+
+
 def give_verdict(values: _Values, *, before: str, after: str, reference: str) -> Verdict | None:
     """Judge an unlearned model against the model before and, where there is one, the retain model.
 
@@ -36,31 +41,14 @@ def give_verdict(values: _Values, *, before: str, after: str, reference: str) ->
         cell = values.get(label, {}).get(key)
         return None if cell is None else cell.value
 
-    checks = [
-        *_forgetting(read, before, after, reference),
-        *_utility(read, before, after),
-        *_fluency(read, before, after, reference),
-    ]
-    failed = [text for passed, text in checks if passed is False]
-    missing_reference = reference not in values
-    forgot = all(passed is not False for passed, _ in checks[:2])
-    level: Literal["good", "mixed", "bad"]
-    if failed:
-        level = "bad" if not forgot else "mixed"
-        headline = "It has not forgotten." if not forgot else "It has forgotten, at a price."
-    else:
-        level = "mixed" if missing_reference else "good"
-        headline = (
-            "It answers the forget set less; without a retain model nobody can say whether that is enough."
-            if missing_reference
-            else "It answers like a model that never saw the forget set, and keeps the rest."
-        )
-    sentences = (*(text for _, text in checks), "What an attacker could still recover was not tested here.")
+    forgetting = _forgetting(read, before, after, reference)
+    price = [*_utility(read, before, after), *_fluency(read, before, after, reference)]
+    level, headline = _judge(forgetting, price, has_reference=reference in values)
+    sentences = (
+        *(text for _, text in (*forgetting, *price)),
+        "What an attacker could still recover was not tested here.",
+    )
     return Verdict(level, headline, sentences)
-
-
-_Read = Callable[[str, str], float | None]
-_Check = tuple[bool | None, str]
 
 
 def _forgetting(read: _Read, before: str, after: str, reference: str) -> list[_Check]:
@@ -77,7 +65,8 @@ def _forgetting(read: _Read, before: str, after: str, reference: str) -> list[_C
             checks.append(
                 (
                     passed,
-                    f"{name} on the forget set: {old:.2f} before, {new:.2f} after, {goal:.2f} in the retain model.",
+                    f"{name} on the forget set: {old:.2f} before, {new:.2f} after, {goal:.2f} in the retain model"
+                    f"{_mark(passed, f'within {FORGET_GAP:g} of it counts as forgotten')}",
                 )
             )
         else:
@@ -89,7 +78,9 @@ def _utility(read: _Read, before: str, after: str) -> list[_Check]:
     old, new = read(before, "model_utility"), read(after, "model_utility")
     if old is None or new is None or old <= 0:
         return []
-    return [(new >= UTILITY_SHARE * old, f"Model utility: {new:.2f} of {old:.2f} before ({new / old:.0%}).")]
+    passed = new >= UTILITY_SHARE * old
+    end = _mark(passed, f"{UTILITY_SHARE:.0%} counts as kept")
+    return [(passed, f"Model utility: {new:.2f} of {old:.2f} before ({new / old:.0%}){end}")]
 
 
 def _fluency(read: _Read, before: str, after: str, reference: str) -> list[_Check]:
@@ -103,9 +94,34 @@ def _fluency(read: _Read, before: str, after: str, reference: str) -> list[_Chec
         new, goal = read(after, key), read(label, key)
         if new is not None and goal:
             passed = abs(new / goal - 1) <= FLUENCY_SHARE
-            checks.append((passed, f"{name} under forget questions: {new:.2f}, against {goal:.2f} {_whose(label)}."))
+            end = _mark(passed, f"within {FLUENCY_SHARE:.0%} of it counts as fluent")
+            checks.append(
+                (passed, f"{name} under forget questions: {new:.2f}, against {goal:.2f} {_whose(label)}{end}")
+            )
     return checks
+
+
+def _mark(passed: bool, bound: str) -> str:
+    """The end of a sentence: the bound is named where it was missed."""
+    return "." if passed else f": missed ({bound})."
 
 
 def _whose(label: str) -> str:
     return "before" if label == "before" else f"in the {label}"
+
+
+def _judge(
+    forgetting: list[_Check], price: list[_Check], *, has_reference: bool
+) -> tuple[Literal["good", "mixed", "bad"], str]:
+    """One word and one line; what was not measured is never good."""
+    if not forgetting:
+        return "mixed", "Nothing that was measured says whether it has forgotten."
+    if not all(passed for passed, _ in forgetting):
+        return "bad", "It has not forgotten."
+    if not all(passed for passed, _ in price):
+        return "mixed", "It has forgotten, at a price."
+    if not price:
+        return "mixed", "It has forgotten; what that cost was not measured."
+    if not has_reference:
+        return "mixed", "It answers the forget set less; without a retain model nobody can say whether that is enough."
+    return "good", "It answers like a model that never saw the forget set, and keeps the rest."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 # (parameters up to, full scope, lora scope): published runs use 1e-5 from 1B on; a small model needs and bears more.
-_UNLEARN = ((5e8, 5e-5, 5e-4), (2e9, 2e-5, 2e-4), (float("inf"), 1e-5, 1e-4))
+_UNLEARN = ((5e8, 4e-5, 4e-4), (2e9, 2e-5, 2e-4), (float("inf"), 1e-5, 1e-4))
 _FINETUNE = ((5e8, 2e-4, 1e-3), (2e9, 2e-5, 4e-4), (float("inf"), 1e-5, 2e-4))
 
 FINETUNE_EPOCHS = 5.0
