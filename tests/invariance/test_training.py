@@ -464,4 +464,4 @@ def test_finetuning_learns(load_tiny: Load, tmp_path: Path) -> None:
     assert losses[-1] < 0.5 * losses[0]
     assert facts["steps"] == 30
     assert run_module.default_lr(load_tiny().model, "full", finetune=True) == 2e-4
-    assert run_module.default_lr(load_tiny().model, "lora", finetune=False) == 5e-4
+    assert run_module.default_lr(load_tiny().model, "lora", finetune=False) == 4e-4
