@@ -23,7 +23,7 @@ from expunge.evaluation.metrics import (
 )
 from expunge.evaluation.scorer import mean_losses, score_sequences
 from expunge.models.load import LoadedModel
-from expunge.progress import bar
+from expunge.progress import bar, say
 from expunge.recipe import EvaluatePart
 
 NOT_GENERATED = ("holdout",)
@@ -90,19 +90,28 @@ def _generate(
     loaded: LoadedModel, rows: Mapping[str, tuple[Row, ...]], part: EvaluatePart, title: str
 ) -> dict[str, tuple[str, ...]]:
     """Answers to every prompt of every set in one go; raw text has no prompt to answer."""
-    wanted = [(name, i, row) for name, members in rows.items() if name not in NOT_GENERATED
-              for i, row in enumerate(members) if row.prompt or row.history]  # fmt: skip
+    asked = {name: members for name, members in rows.items() if name not in NOT_GENERATED}
+    for name, members in asked.items():
+        without = sum(not (row.prompt or row.history) for row in members)
+        if 0 < without < len(members):
+            say(f"note: {without} of {len(members)} {name} rows are raw text: none of the set is generated")
+    wanted = [
+        (name, row)
+        for name, members in asked.items()
+        if all(row.prompt or row.history for row in members)
+        for row in members
+    ]
     if not wanted:
         return {}
-    prompts = [loaded.format.encode_prompt(row) for _, _, row in wanted]
+    prompts = [loaded.format.encode_prompt(row) for _, row in wanted]
     with bar(f"{title}: generate answers") as update:
         texts = generate_answers(
             loaded, prompts, max_new_tokens=part.max_new_tokens, batch_size=part.generation_batch, update=update
         )
     out: dict[str, list[str]] = {}
-    for (name, _, _), text in zip(wanted, texts, strict=True):
+    for (name, _), text in zip(wanted, texts, strict=True):
         out.setdefault(name, []).append(text)
-    return {name: tuple(found) for name, found in out.items() if len(found) == len(rows[name])}
+    return {name: tuple(found) for name, found in out.items()}
 
 
 def _columns(
