@@ -127,6 +127,7 @@ def evaluate(
     benchmark: str,
     out: str | Path,
     options: Mapping[str, Any] | None = None,
+    also: Mapping[str, Mapping[str, Any]] | None = None,
     reference: str | Path | None = None,
     model_settings: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -141,6 +142,7 @@ def evaluate(
         benchmark: ``almanac``, ``tofu:forget10``, ``custom`` ...
         out: folder for the results.
         options: the benchmark's own options.
+        also: other benchmarks whose probe sets are measured too, with their options: ``{"truthfulqa": {"rows": 50}}``.
         reference: the retain model's run, model or open-unlearning log, for forget quality and PrivLeak.
         model_settings: anything of a recipe's ``model`` part.
         settings: anything of its ``evaluate`` part.
@@ -157,7 +159,11 @@ def evaluate(
     base = {
         "seed": seed,
         "model": dict(model_settings or {}),
-        "data": {"benchmark": benchmark, "options": dict(options or {})},
+        "data": {
+            "benchmark": benchmark,
+            "options": dict(options or {}),
+            "also": {spec: dict(given) for spec, given in (also or {}).items()},
+        },
         "evaluate": dict(settings or {}),
     }
     recipe = parse_recipe(base, "evaluate")

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -301,3 +302,42 @@ def test_wrong_number_of_questions(questions: object) -> None:
 def test_wrong_seed(seed: object) -> None:
     with pytest.raises(UserError, match="seed must be a whole number"):
         load(seed=seed)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("questions", [1, 8])
+def test_alternates_are_invented_answers_that_stand_in_no_other_row(questions: int) -> None:
+    plain, made = load(questions=questions), load(questions=questions, alternates=True)
+    assert {name: digest for name, digest in made.hashes().items() if name != "forget"} == {
+        name: digest for name, digest in plain.hashes().items() if name != "forget"
+    }
+    written = {text for rows in made.probes.values() for row in rows for text in (row.answer, *row.perturbed_answers)}
+    for row, before in zip(made.forget, plain.forget, strict=True):
+        assert replace(row, alternate=None) == before
+        assert row.alternate not in written
+        assert _read(ANSWERS, row.alternate or "")[0] == _read(ANSWERS, row.answer)[0]
+        assert not set(_values(row.alternate or "").values()) & set(_values(row.answer).values())
+
+
+def test_alternates_is_true_or_false() -> None:
+    with pytest.raises(UserError, match="alternates must be true or false, got 1"):
+        load(alternates=1)  # type: ignore[arg-type]
+
+
+def test_the_forget_questions_in_other_wordings() -> None:
+    made = load(questions=2, rephrased=3)
+    plain = load(questions=2)
+    assert {name: rows for name, rows in made.probes.items() if name != "forget_rephrased"} == plain.probes
+    rows = made.probes["forget_rephrased"]
+    assert len(rows) == 3 * len(made.forget) == len({row.prompt for row in rows})
+    for i, row in enumerate(rows):
+        asked = made.forget[i // 3]
+        assert (row.id, row.answer) == (f"forget_rephrased/{i}", asked.answer)
+        assert row.prompt != asked.prompt
+        assert _read(QUESTIONS, row.prompt)[0][0] == _read(QUESTIONS, asked.prompt)[0][0]
+    assert all(len(kind.questions) == 6 for kind in KINDS)
+
+
+@pytest.mark.parametrize("rephrased", [-1, 6, True, "2"])
+def test_wrong_number_of_wordings(rephrased: object) -> None:
+    with pytest.raises(UserError, match="rephrased must be a whole number from 0 to 5"):
+        load(rephrased=rephrased)  # type: ignore[arg-type]

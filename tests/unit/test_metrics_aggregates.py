@@ -214,6 +214,19 @@ def test_fluency_guards():
     assert value("forget_empty_rate", scores).value == pytest.approx(1 / 3)
 
 
+def test_the_forget_guards_read_the_rephrased_questions_too():
+    scores = {
+        "forget": {"generation_loss": col(1.0, np.nan), "distinct_2": col(1.0, 0.4), "empty": col(0, 1)},
+        "forget_rephrased": {"generation_loss": col(2.0, 6.0), "distinct_2": col(0.5, 0.5), "empty": col(0, 0)},
+    }
+    assert value("forget_perplexity", scores).value == pytest.approx(math.exp(3.0))
+    assert value("forget_distinct_2", scores).value == pytest.approx(0.6)
+    assert value("forget_empty_rate", scores).value == pytest.approx(1 / 4)
+    assert (value("forget_perplexity", scores).n, value("forget_perplexity", scores).version) == (3, 2)
+    del scores["forget_rephrased"]["generation_loss"]
+    assert value("forget_perplexity", scores).value == pytest.approx(math.e)
+
+
 def test_missing_needs_are_named_never_guessed():
     forget = {"prob": col(0.5), "mia_loss": col(1.0), "rougeL_recall": col(np.nan)}
     metrics = metrics_for(["forget"])

@@ -11,8 +11,8 @@ of ``holdout`` use the same templates, so a membership test compares the facts a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeVar
 
@@ -28,14 +28,20 @@ SIZES = {"forget": 10, "retain": 20, "holdout": 10}
 """People per set."""
 NUM_WRONG = 5
 """Perturbed answers per row about a person."""
+NUM_WORDINGS = 6
+"""Ways to ask for each kind of fact."""
 
 
-def load(*, seed: int = 0, questions: int = 4) -> Benchmark:
+def load(*, seed: int = 0, questions: int = 4, alternates: bool = False, rephrased: int = 0) -> Benchmark:
     """Make the almanac: 10 people to forget, 20 to keep, 10 never seen, ``questions`` rows each.
 
     Args:
         seed: another seed gives other people, facts and wordings, in the same proportions.
         questions: rows per person, 1 to 8, each about another kind of fact.
+        alternates: give every row to forget an ``alternate``: its answer with invented facts that stand in no other
+            row. Methods that teach another answer use it (AltPO); the probes are as they were.
+        rephrased: adds the probe ``forget_rephrased``: every question to forget in so many (0 to 5) other wordings, with
+            its own answer.
 
     Returns:
         Benchmark with ``forget``, ``retain`` and ``holdout``; every row has a paraphrased prompt and answer and five
@@ -44,8 +50,16 @@ def load(*, seed: int = 0, questions: int = 4) -> Benchmark:
         the wording of the answer, no paraphrases).
 
     Raises:
-        UserError: ``questions`` is not from 1 to 8, or ``seed`` is not a whole number.
+        UserError: ``questions`` is not from 1 to 8 or ``rephrased`` not from 0 to 5, ``seed`` is not a whole number, or
+            ``alternates`` not true or false.
     """
+    if isinstance(rephrased, bool) or not isinstance(rephrased, int) or not 0 <= rephrased < NUM_WORDINGS:
+        raise UserError(
+            f"almanac: rephrased must be a whole number from 0 to {NUM_WORDINGS - 1} (other wordings of a question), "
+            f"got {rephrased!r}; leave it out for 0"
+        )
+    if not isinstance(alternates, bool):
+        raise UserError(f"almanac: alternates must be true or false, got {alternates!r}; leave it out for false")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise UserError(f"almanac: seed must be a whole number, got {seed!r}; leave it out for seed 0")
     if isinstance(questions, bool) or not isinstance(questions, int) or not 1 <= questions <= len(KINDS):
@@ -61,10 +75,13 @@ def load(*, seed: int = 0, questions: int = 4) -> Benchmark:
     }
     # wrong values are dealt only now, from what no person was given
     sets = {name: tuple(_row(sketch, decks) for sketch in drawn) for name, drawn in sketches.items()}
+    forget = sets["forget"]
+    if alternates:
+        forget = tuple(_with_alternate(*pair, decks) for pair in zip(forget, sketches["forget"], strict=True))
     probed = (questions + 1) // 2
     return Benchmark(
         name="almanac",
-        forget=sets["forget"],
+        forget=forget,
         retain=sets["retain"],
         holdout=sets["holdout"],
         probes={
@@ -72,6 +89,7 @@ def load(*, seed: int = 0, questions: int = 4) -> Benchmark:
             "retain": tuple(row for i, row in enumerate(sets["retain"]) if i % questions < probed),
             "holdout": sets["holdout"],
             "general": _general_rows(),
+            **({"forget_rephrased": _rephrased(sets["forget"], sketches["forget"], rephrased)} if rephrased else {}),
         },
         refusals=REFUSALS,
         utility_sets=("general",),
@@ -195,17 +213,38 @@ def _sketches(
 
 def _row(sketch: _Sketch, decks: dict[str, _Deck]) -> Row:
     words = sketch.person.words()
-    wrong = {key: decks[slot].wrong_values(sketch.values[key]) for key, slot in sketch.kind.slots.items()}
     return Row(
         id=sketch.id,
         prompt=sketch.asked[0].format(**words),
         answer=sketch.told[0].format(**words, **sketch.values),
         paraphrased_prompt=sketch.asked[1].format(**words),
         paraphrased_answer=sketch.told[1].format(**words, **sketch.values),
-        perturbed_answers=tuple(
-            sketch.told[1].format(**words, **{key: values[i] for key, values in wrong.items()})
-            for i in range(NUM_WRONG)
-        ),
+        perturbed_answers=_wrong_answers(sketch, sketch.told[1], decks),
+    )
+
+
+def _wrong_answers(sketch: _Sketch, told: str, decks: dict[str, _Deck]) -> tuple[str, ...]:
+    """An answer template with every fact replaced, ``NUM_WRONG`` times; new values at each call."""
+    wrong = {key: decks[slot].wrong_values(sketch.values[key]) for key, slot in sketch.kind.slots.items()}
+    return tuple(
+        told.format(**sketch.person.words(), **{key: values[i] for key, values in wrong.items()})
+        for i in range(NUM_WRONG)
+    )
+
+
+def _with_alternate(row: Row, sketch: _Sketch, decks: dict[str, _Deck]) -> Row:
+    return replace(row, alternate=_wrong_answers(sketch, sketch.told[0], decks)[0])
+
+
+def _rephrased(rows: Sequence[Row], sketches: Sequence[_Sketch], count: int) -> tuple[Row, ...]:
+    """Every question in ``count`` other wordings, with its answer and nothing else."""
+    asked = [
+        (question.format(**sketch.person.words()), row.answer)
+        for row, sketch in zip(rows, sketches, strict=True)
+        for question in [text for text in sketch.kind.questions if text != sketch.asked[0]][:count]
+    ]
+    return tuple(
+        Row(id=f"forget_rephrased/{i}", prompt=prompt, answer=answer) for i, (prompt, answer) in enumerate(asked)
     )
 
 

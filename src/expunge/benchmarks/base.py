@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from expunge.data.rows import Row, rows_hash
+from expunge.errors import RecipeError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,3 +83,26 @@ class Benchmark:
         sets |= {f"learnt:{name}": rows for name, rows in self.learnt.items()}
         sets |= {f"probe:{name}": rows for name, rows in self.probes.items()}
         return {name: rows_hash(rows) for name, rows in sets.items()}
+
+
+def with_probes_of(benchmark: Benchmark, other: Benchmark) -> Benchmark:
+    """The benchmark, with the probe sets and suites of another one beside its own; training is not touched.
+
+    Raises:
+        RecipeError: the other one has nothing to probe, or a probe set of a name that is taken.
+    """
+    if not other.probes:
+        raise RecipeError(f"data.also: {other.name} has no probe sets")
+    if taken := sorted(set(benchmark.probes) & set(other.probes)):
+        raise RecipeError(
+            f"data.also: {other.name} and {benchmark.name} both have probe sets called {', '.join(taken)}; "
+            "evaluate one of them by itself"
+        )
+    return replace(
+        benchmark,
+        probes=benchmark.probes | other.probes,
+        suites=tuple(dict.fromkeys((*benchmark.suites, *other.suites))),
+        limits=benchmark.limits | other.limits,
+        origin="; ".join((benchmark.origin, other.origin)),
+        notes=(*benchmark.notes, *other.notes),
+    )

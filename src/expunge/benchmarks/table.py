@@ -23,6 +23,7 @@ BENCHMARKS: Registry[Callable[..., Benchmark]] = Registry(
         "rwku": "expunge.benchmarks.rwku:load",
         "tofu": "expunge.benchmarks.tofu:load",
         "truthfulqa": "expunge.benchmarks.truthfulqa:load",
+        "wikitext": "expunge.benchmarks.wikitext:load",
         "wmdp": "expunge.benchmarks.wmdp:load",
     },
 )

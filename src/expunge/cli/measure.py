@@ -31,6 +31,11 @@ def evaluate(
         None, "--reference", help="The retain model: a run, a model or an open-unlearning log."
     ),
     option: list[str] = typer.Option([], "--option", help="A benchmark's own option, as key=value; may be repeated."),
+    also: list[str] = typer.Option(
+        [],
+        "--also",
+        help="Another benchmark to measure too, as truthfulqa, or with an option, truthfulqa.rows=50; may be repeated.",
+    ),
     suite: list[str] = typer.Option(
         [],
         "--suite",
@@ -63,6 +68,7 @@ def evaluate(
         benchmark=benchmark,
         out=out,
         options=apply_overrides({}, option),
+        also=apply_overrides({spec: {} for spec in also if "=" not in spec}, [spec for spec in also if "=" in spec]),
         reference=reference,
         model_settings=opt.model_settings(format, device, dtype, max_length, trust_remote_code),
         settings=apply_overrides(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -12,7 +11,7 @@ from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from expunge.benchmarks.table import BENCHMARKS
+from expunge.benchmarks.table import BENCHMARKS, benchmark_options
 from expunge.errors import RecipeError, UserError, nearest
 from expunge.evaluation.judges import check_judges
 from expunge.evaluation.suites import check_measures, get_suites
@@ -46,7 +45,7 @@ def check_recipe(recipe: Recipe) -> None:
         partial(_check_rules, recipe.unlearn),
         partial(_check_edit, recipe.unlearn),
         partial(_check_merge, recipe),
-        partial(_check_benchmark, recipe.data),
+        partial(_check_benchmarks, recipe.data),
         partial(_check_measures, recipe.evaluate),
         *(partial(_check_tracker, part.track) for part in (recipe.finetune, recipe.unlearn) if part),
     ]
@@ -154,11 +153,16 @@ def _wrong_types(scope: Any, settings: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{key}: {error.errors()[0]['msg'].lower()}, got {settings[key]!r}"
 
 
-def _check_benchmark(data: DataPart) -> None:
-    name, colon, _ = data.benchmark.partition(":")
+def _check_benchmarks(data: DataPart) -> None:
+    for spec, options in {data.benchmark: data.options, **data.also}.items():
+        _check_benchmark(spec, options)
+
+
+def _check_benchmark(spec: str, options: Mapping[str, Any]) -> None:
+    name, colon, _ = spec.partition(":")
     name = BENCHMARKS.canonical(name)
-    accepted = [key for key in inspect.signature(BENCHMARKS.get(name)).parameters if not (colon and key == "split")]
-    for option in data.options:
+    accepted = [key for key in benchmark_options(spec) if not (colon and key == "split")]
+    for option in options:
         if option not in accepted:
             hint = nearest(str(option), accepted)
             raise RecipeError(f"benchmark {name!r} has no option {option!r}{hint}; accepted: {', '.join(accepted)}")

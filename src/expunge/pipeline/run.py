@@ -6,13 +6,13 @@ import dataclasses
 import shutil
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from expunge.benchmarks.base import Benchmark
+from expunge.benchmarks.base import Benchmark, with_probes_of
 from expunge.benchmarks.table import benchmark_options, load_benchmark
 from expunge.data.overlap import DataWarning
 from expunge.data.rows import Row, rows_hash
@@ -95,13 +95,17 @@ def run_recipe(
 
 
 def load_data(recipe: Recipe, data_root: str | None = None) -> Benchmark:
-    """The recipe's benchmark; its warnings become one line each."""
-    options = dict(recipe.data.options)
-    if data_root and "root" in benchmark_options(recipe.data.benchmark):
-        options.setdefault("root", data_root)
+    """The recipe's benchmark, with the probes of those that are measured too; its warnings become one line each."""
+
+    def load(spec: str, options: Mapping[str, Any]) -> Benchmark:
+        root = {"root": data_root} if data_root and "root" in benchmark_options(spec) else {}
+        return load_benchmark(spec, **{**root, **options})
+
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", DataWarning)
-        benchmark = load_benchmark(recipe.data.benchmark, **options)
+        benchmark = load(recipe.data.benchmark, recipe.data.options)
+        for spec, options in recipe.data.also.items():
+            benchmark = with_probes_of(benchmark, load(spec, options))
     for warning in caught:
         say(f"warning: {warning.message}")
     for note in benchmark.notes:
@@ -172,7 +176,9 @@ class Plan:
             job = finetune_job(f"finetune {title}", rows, part, epochs=epochs, seed=self.recipe.seed)
             return self._train(None, job, work, folder)
 
-        return self.stage(name, self._weight_parts(part, self.base_print) | {"rows": rows_hash(rows)}, build)
+        # Alternates are not learnt: rows with and without them make the same model.
+        learnt = rows_hash(replace(row, alternate=None) for row in rows)
+        return self.stage(name, self._weight_parts(part, self.base_print) | {"rows": learnt}, build)
 
     def _retain_reference(self) -> Stage | None:
         if self.recipe.retain_reference == "train" and self.benchmark.retain and self.recipe.unlearn:

@@ -59,6 +59,8 @@ class DataPart:
     """``almanac``, ``tofu:forget10``, ``custom`` ..."""
     options: dict[str, Any] = field(default_factory=dict)
     """Handed to the benchmark's loader; see its page."""
+    also: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Other benchmarks whose probe sets are measured too, with their options: ``{truthfulqa: {rows: 50}}``."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,8 @@ EMPTY_SHARE = 0.05
 """Above this share of empty, looping or collapsed answers a score that falls with them is called into question."""
 LOWEST_DISTINCT = 0.5
 """Below this share of different word pairs an answer is called repetitive; prose lies near 1."""
+REWORDED = "forget_rephrased"
+"""The set of the forget questions in wordings that were never trained."""
 REWARDED = "this score takes that for forgetting"
 
 
@@ -98,6 +101,21 @@ def set_guard(name: str) -> list[Metric]:
     ]
 
 
+def forget_guard(sets: Sequence[str]) -> list[Metric]:
+    """The three metrics of the forget set; over its questions in other wordings too, where those were asked.
+
+    A handful of answers hardly tells a drift of their perplexity from chance.
+    """
+    if REWORDED not in sets:
+        return set_guard("forget")
+    return [
+        _pooled_metric(
+            metric, (REWORDED,), definition=f"{metric.definition} Over the same questions in other words too.", version=2
+        )
+        for metric in set_guard("forget")
+    ]
+
+
 def answers_guard(sets: Sequence[str]) -> list[Metric]:
     """The three metrics over the answers to every set at once, each answer counted alike.
 
@@ -105,17 +123,24 @@ def answers_guard(sets: Sequence[str]) -> list[Metric]:
     set alone are diluted here: read the set's own three beside them.
     """
     others = tuple(name for name in sets if name != "forget")
-    return [_of_all(metric, others) for metric in set_guard("forget")]
+    return [
+        _pooled_metric(
+            metric,
+            others,
+            key=metric.key.replace("forget", "answers", 1),
+            label=metric.label.replace("Forget", "All sets", 1),
+            definition=f"Over the answers to all sets: {metric.definition}",
+        )
+        for metric in set_guard("forget")
+    ]
 
 
-def _of_all(metric: Metric, others: tuple[str, ...]) -> Metric:
+def _pooled_metric(metric: Metric, others: tuple[str, ...], **changed: Any) -> Metric:
     (column,) = metric.needs["forget"]
     of_loss = column == "generation_loss"
     return replace(
         metric,
-        key=metric.key.replace("forget", "answers", 1),
-        label=metric.label.replace("Forget", "All sets", 1),
-        definition=f"Over the answers to all sets: {metric.definition}",
+        **changed,
         function=partial(_pooled, names=("forget", *others), column=column, of_loss=of_loss),
         uses=dict.fromkeys(others, (column,)),
     )

@@ -7,7 +7,7 @@ from functools import partial
 
 from expunge.evaluation.metrics import composite, membership, probability
 from expunge.evaluation.metrics.base import Metric, mean_column, to_be_forgotten
-from expunge.evaluation.metrics.degeneracy import answers_guard, set_guard
+from expunge.evaluation.metrics.degeneracy import answers_guard, forget_guard
 
 TOFU_SETS = ("forget", "retain", "holdout", "real_authors", "world_facts")
 TOFU_UTILITY_SETS = ("real_authors", "world_facts")
@@ -34,7 +34,7 @@ def metrics_for(
         metrics += _answer_metrics(name, utility=name in utility_sets)
     if "forget" in names:
         metrics += [*_forget_metrics(), *_membership_metrics(legacy=legacy, imported=imported)]
-        metrics += [*_quality_metrics(), *set_guard("forget")]
+        metrics += [*_quality_metrics(), *forget_guard(names)]
         if len(names) > 1:
             metrics += answers_guard([name for name in names if name != "holdout"])
     if "retain" in names:
