@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -102,6 +103,12 @@ def test_a_key_in_a_command_is_not_repeated(words: list[Any]) -> None:
 )
 def test_harness(more: list[str], said: list[str], words: list[Any]) -> None:
     refused([*words, *more], *said)
+
+
+def test_a_task_that_the_harness_does_not_know(words: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("lm_eval")
+    monkeypatch.setattr("expunge.evaluation.lm_eval_bridge._index", lambda **_: SimpleNamespace(all_tasks=["arc_easy"]))
+    refused([*words, "--harness", "arc_easi,wmdp"], "lm-eval knows no task 'arc_easi' (did you mean 'arc_easy'?)")
 
 
 def test_a_harness_that_is_not_installed(words: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from expunge.evaluation import harness
 from expunge.evaluation.choice import ChoiceForm, score_choices
 from expunge.evaluation.harness import HarnessSettings, run_harness
 from expunge.evaluation.harness_results import flat_values, interval
-from expunge.evaluation.metrics import compute
+from expunge.evaluation.metrics import MetricValue, compute
 from expunge.evaluation.metrics.choice import choice_metrics
 from expunge.evaluation.metrics.windows import window_metrics
 from expunge.evaluation.windows import rolling_columns
@@ -371,6 +371,33 @@ def test_a_stage_counts_task_files_by_content_and_keeps_where_each_number_is_fro
     assert stage.facts["provenance"] == {
         "flat_zero_shot": {"num_fewshot": {"boolq": 0}},
         "tasks": {"num_fewshot": {"gsm8k": 5}},
+    }
+
+
+def test_suites_that_ask_one_task_differently_keep_both_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from expunge.evaluation.harness_results import HarnessResult
+    from expunge.pipeline import harnessing
+    from expunge.pipeline.stages import StageStore
+
+    accuracies = {"knowundo_general": 0.25, "flat_zero_shot": 0.5, "wmdp": 0.5}
+
+    def found(loaded: object, suite: str, *_: object, samples_folder: Path) -> HarnessResult:
+        assert samples_folder.name == suite
+        cell = MetricValue(accuracies[suite], None, None, 4, True, 1)
+        values = {"arc_challenge/acc": cell, f"{suite}/average": cell}
+        return HarnessResult(values=values, stderrs={}, provenance={}, samples={})
+
+    monkeypatch.setattr(harnessing, "run_harness_suite", found)
+    stage = harnessing.harness_stage(
+        StageStore(tmp_path), {"tasks": list(accuracies)}, "model", lambda: SimpleNamespace(model=None), label="m"
+    )
+    assert {key: value.value for key, value in harnessing.read_harness(stage).items()} == {
+        "arc_challenge/acc": 0.25,
+        "knowundo_general/average": 0.25,
+        "flat_zero_shot:arc_challenge/acc": 0.5,
+        "flat_zero_shot/average": 0.5,
+        "wmdp:arc_challenge/acc": 0.5,
+        "wmdp/average": 0.5,
     }
 
 

@@ -14,6 +14,7 @@ import torch
 import transformers
 
 from conftest import city_rows, colour_rows, make_llama, make_tokenizer, save_model
+from expunge.benchmarks.base import AnswerLimit
 from expunge.data.rows import Row
 from expunge.data.tree import TokenSequence
 from expunge.errors import ModelError, RecipeError
@@ -423,6 +424,22 @@ def test_samples_follow_from_the_seed_and_not_from_the_batch(learned: LoadedMode
 
     assert run(0, 2) == run(0, 6)
     assert run(0, 6) != run(1, 6)
+
+
+def test_samples_end_where_greedy_answers_to_the_set_end(
+    learned: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, tuple[str, ...]]] = []
+
+    def generate(loaded: LoadedModel, prompts: list[Any], **given: Any) -> list[str]:
+        told.append((given["max_new_tokens"], given["stop"]))
+        return ["x"] * len(prompts)
+
+    monkeypatch.setattr(leak, "generate_answers", generate)
+    probe = replace(probe_of(learned, ROWS[:2]), limit=AnswerLimit(max_new_tokens=9, stop=("Q:",)))
+    for settings in ({"samples": 1}, {"samples": 1, "max_new_tokens": 5}):
+        measure_leak(replace(probe, settings=settings))
+    assert told == [(9, ("Q:",)), (5, ("Q:",))]
 
 
 class Entails:

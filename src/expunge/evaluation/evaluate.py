@@ -100,6 +100,7 @@ def evaluate_model(
             loaded=loaded,
             judges=judges,
             seed=plan.seed,
+            limit=_limit(name, part, plan),
         )
         for measure in measures:
             scores[name] |= _measured(measure, probe, part.measures.get(measure.key, {}), title)
@@ -150,9 +151,7 @@ def _generate(
     """Answers to every prompt of every set, those with one limit in one go; raw text has no prompt to answer."""
     by_limit: dict[AnswerLimit, list[str]] = {}
     for name in _generated_sets(rows):
-        limit = plan.limits.get(name, AnswerLimit())
-        longest = min(limit.max_new_tokens or part.max_new_tokens, part.max_new_tokens)
-        by_limit.setdefault(AnswerLimit(max_new_tokens=longest, stop=limit.stop), []).append(name)
+        by_limit.setdefault(_limit(name, part, plan), []).append(name)
     out: dict[str, tuple[str, ...]] = {}
     for limit, names in by_limit.items():
         prompts = [loaded.format.encode_prompt(row) for name in names for row in rows[name]]
@@ -168,6 +167,13 @@ def _generate(
         for name in names:
             out[name], texts = tuple(texts[: len(rows[name])]), texts[len(rows[name]) :]
     return {name: out[name] for name in rows if name in out}
+
+
+def _limit(name: str, part: EvaluatePart, plan: MeasurePlan) -> AnswerLimit:
+    """How answers to a set are generated: the run's own limit, or the benchmark's where that is lower."""
+    limit = plan.limits.get(name, AnswerLimit())
+    longest = min(limit.max_new_tokens or part.max_new_tokens, part.max_new_tokens)
+    return AnswerLimit(max_new_tokens=longest, stop=limit.stop)
 
 
 def _generated_sets(rows: Mapping[str, tuple[Row, ...]]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 from expunge.errors import RecipeError, unknown
 from expunge.evaluation.harness import HarnessSettings, run_harness
 from expunge.evaluation.harness_suites import HARNESS_SUITES, run_harness_suite
+from expunge.evaluation.lm_eval_bridge import task_manager
 from expunge.evaluation.metrics import Metric, MetricValue
 from expunge.evaluation.suites.base import described
 from expunge.models.load import LoadedModel, let_go
@@ -27,16 +28,20 @@ VALUES = "harness.json"
 
 
 def check_harness(given: Mapping[str, Any]) -> None:
-    """Refuse settings that make no sense, before anything is loaded.
+    """Refuse settings that make no sense and tasks that nobody knows, before anything is loaded.
 
     Raises:
         RecipeError: one line with everything that is wrong, or lm-eval is not installed.
+        UserError: lm-eval knows a task not; the nearest is offered.
     """
     if not given:
         return
-    _read(given)
+    tasks, settings = _read(given)
     if find_spec("lm_eval") is None:
         raise RecipeError('evaluate.harness needs the package lm-eval: pip install "expunge[eval]"')
+    # Suites are lists of our own, of tasks that are known.
+    if single := [task for task in tasks if task not in HARNESS_SUITES]:
+        task_manager(single, settings.include_path)
 
 
 def harness_stage(
@@ -115,14 +120,17 @@ def _run(
     notes: list[str] = []
     single = [task for task in tasks if task not in HARNESS_SUITES]
     found = {
-        task: run_harness_suite(loaded, task, settings, samples_folder=samples)
+        task: run_harness_suite(loaded, task, settings, samples_folder=samples / task)
         for task in tasks
         if task in HARNESS_SUITES
     }
     if single:
         found["tasks"] = run_harness(loaded, single, settings, samples_folder=samples)
     for name, result in found.items():
-        values |= result.values
+        # Suites share tasks, and may ask them with other shots: then the later one's values bear its name.
+        values |= {
+            f"{name}:{key}" if values.get(key, value) != value else key: value for key, value in result.values.items()
+        }
         provenance[name] = result.provenance
         notes += result.notes
     return values, provenance, list(dict.fromkeys(notes))

@@ -20,6 +20,8 @@ from expunge.progress import bar
 
 SAMPLES = 16
 """Few, for a CPU; 200 is published."""
+LONGEST = 200
+"""Tokens of a sample, where neither the settings nor the run says."""
 JUDGES = ("rouge", "entailment")
 _SEEDS_APART = 100_003
 """More than anyone samples, so that runs of neighbouring seeds share no draw."""
@@ -59,7 +61,8 @@ class LeakSettings:
     judge: str
     threshold: float
     temperature: float
-    max_new_tokens: int
+    max_new_tokens: int | None
+    """None: as long as the greedy answers may be."""
     batch: int
 
 
@@ -72,7 +75,9 @@ def read_leak(given: Mapping[str, Any]) -> LeakSettings:
         judge=judge,
         threshold=settings.share("threshold", ALONE_THRESHOLD if judge == "rouge" else GATE_THRESHOLD),
         temperature=settings.positive("temperature", 1.0),
-        max_new_tokens=settings.whole("max_new_tokens", 200, low=1, high=100_000),
+        max_new_tokens=(
+            settings.whole("max_new_tokens", LONGEST, low=1, high=100_000) if "max_new_tokens" in given else None
+        ),
         batch=settings.whole("batch", 64, low=1, high=100_000),
     )
 
@@ -82,7 +87,7 @@ def measure_leak(probe: Probe) -> Columns:
 
     Settings: ``samples`` per row; ``judge``, ``rouge`` or ``entailment`` (which asks the judge of that name);
     ``threshold``, the ROUGE-L recall that leaks or, before entailment, is worth asking about; ``temperature``;
-    ``max_new_tokens`` and ``batch`` of the generation.
+    ``max_new_tokens`` and ``batch`` of the generation. Samples end where greedy answers to the set end.
     """
     settings = read_leak(probe.settings)
     count = settings.samples
@@ -95,9 +100,10 @@ def measure_leak(probe: Probe) -> Columns:
             samples = generate_answers(
                 probe.loaded,
                 prompts,
-                max_new_tokens=settings.max_new_tokens,
+                max_new_tokens=settings.max_new_tokens or probe.limit.max_new_tokens or LONGEST,
                 batch_size=settings.batch,
                 sampling=sampling,
+                stop=probe.limit.stop,
             )
             recalls[:, number] = rouge_recalls(samples, probe.answers)
             # One process asks; an endpoint would be paid for each.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from expunge.benchmarks.base import AnswerLimit
 from expunge.data.rows import Row
 from expunge.evaluation.judges.base import Judges
 from expunge.evaluation.metrics import Columns, Metric, MetricValue, Scores, TokenScores
@@ -27,6 +28,8 @@ class Probe:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The measure's own settings, from ``evaluate.measures.<key>``."""
     seed: int = 0
+    limit: AnswerLimit = AnswerLimit()
+    """How the answers were generated, for measures that generate others."""
 
     @property
     def prompts(self) -> list[str]:
