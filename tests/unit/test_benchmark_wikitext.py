@@ -43,7 +43,8 @@ def test_articles_become_one_probe_set_of_raw_text(root: Path, monkeypatch: pyte
     monkeypatch.setenv("EXPUNGE_DATA", str(root / "wikitext-2"))
     assert titles(load_benchmark("wikitext:valid"))[0] == "valid A"
     small, larger = (set(titles(load_benchmark("wikitext", root=root, rows=n, seed=3))) for n in (2, 4))
-    assert len(small) == 2 and small < larger
+    assert len(small) == 2
+    assert small < larger
 
 
 @pytest.mark.parametrize(

@@ -426,9 +426,7 @@ def test_samples_follow_from_the_seed_and_not_from_the_batch(learned: LoadedMode
     assert run(0, 6) != run(1, 6)
 
 
-def test_samples_end_where_greedy_answers_to_the_set_end(
-    learned: LoadedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_samples_end_where_greedy_answers_to_the_set_end(learned: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[int, tuple[str, ...]]] = []
 
     def generate(loaded: LoadedModel, prompts: list[Any], **given: Any) -> list[str]:

@@ -40,8 +40,8 @@ def load(*, seed: int = 0, questions: int = 4, alternates: bool = False, rephras
         questions: rows per person, 1 to 8, each about another kind of fact.
         alternates: give every row to forget an ``alternate``: its answer with invented facts that stand in no other
             row. Methods that teach another answer use it (AltPO); the probes are as they were.
-        rephrased: adds the probe ``forget_rephrased``: every question to forget in so many (0 to 5) other wordings, with
-            its own answer.
+        rephrased: adds the probe ``forget_rephrased``: every question to forget in so many (0 to 5) other wordings,
+            with its own answer.
 
     Returns:
         Benchmark with ``forget``, ``retain`` and ``holdout``; every row has a paraphrased prompt and answer and five

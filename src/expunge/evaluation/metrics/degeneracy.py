@@ -110,7 +110,10 @@ def forget_guard(sets: Sequence[str]) -> list[Metric]:
         return set_guard("forget")
     return [
         _pooled_metric(
-            metric, (REWORDED,), definition=f"{metric.definition} Over the same questions in other words too.", version=2
+            metric,
+            (REWORDED,),
+            definition=f"{metric.definition} Over the same questions in other words too.",
+            version=2,
         )
         for metric in set_guard("forget")
     ]

@@ -28,7 +28,7 @@ class Probe:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The measure's own settings, from ``evaluate.measures.<key>``."""
     seed: int = 0
-    limit: AnswerLimit = AnswerLimit()
+    limit: AnswerLimit = field(default_factory=AnswerLimit)
     """How the answers were generated, for measures that generate others."""
 
     @property
