@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from expunge.api import compose_adapters, evaluate, export, finetune, load, run, unlearn
 
-__all__ = ["__version__", "compose_adapters", "evaluate", "export", "finetune", "load", "run", "unlearn"]
+__all__ = ["__version__", "augment", "compose_adapters", "evaluate", "export", "finetune", "load", "run", "unlearn"]
 
 
 def __getattr__(name: str) -> Any:

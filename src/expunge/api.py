@@ -182,6 +182,23 @@ def load(source: str | Path, **settings: Any) -> Any:
     return load_model(source, **settings)
 
 
+def augment(forget: str | Path, *, out: str | Path, llm: str = "rules", **settings: Any) -> Any:
+    """Write ReLearn's training rows for a file of questions to forget: other ways to ask, and vague answers.
+
+    Args:
+        forget: rows with questions and answers.
+        out: the file to write, JSON lines.
+        llm: ``rules``, the address of an OpenAI-compatible server, ``openai``, or a model for :func:`load`.
+        settings: see :func:`expunge.pipeline.augmenting.augment_file`.
+
+    Returns:
+        An :class:`expunge.pipeline.augmenting.Augmented`.
+    """
+    from expunge.pipeline.augmenting import augment_file
+
+    return augment_file(forget, out=out, llm=llm, **settings)
+
+
 def compose_adapters(
     adapters: Sequence[str | Path], *, out: str | Path, coefficient: float = 0.0, offset: float = 1.0
 ) -> Path:

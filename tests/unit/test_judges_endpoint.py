@@ -13,13 +13,13 @@ import pytest
 from expunge.errors import ResourceError, UserError
 from expunge.evaluation.judges import make_judges
 from expunge.evaluation.judges.parsing import (
-    first_object,
     parse_entities,
     parse_harm,
     parse_relation,
     parse_score,
     without_known,
 )
+from expunge.llm.replies import first_object
 
 Reply = Callable[[dict], httpx.Response | str]
 KEY = "sk-test-never-shown"

@@ -64,7 +64,7 @@ def relearn_pairs(rows: Sequence[Row], *, seed: int = 0) -> tuple[Row, ...]:
     return tuple(
         _written(row, number, variant.text, row.answer, alternate=alternate)
         for row in rows
-        for number, (variant, alternate) in enumerate(_answered(row, seed))
+        for number, (variant, alternate) in enumerate(answered(row, seed))
         if variant.same
     )
 
@@ -91,15 +91,15 @@ def require_questions(rows: Sequence[Row]) -> None:
 
 
 def _relearned(row: Row, seed: int, legacy: bool) -> Iterator[Row]:
-    answered = [(variant.text, answer) for variant, answer in _answered(row, seed)]
+    pairs = [(variant.text, answer) for variant, answer in answered(row, seed)]
     if legacy:
         # The code pairs variant i with answer i, so that the last answer goes unused.
-        texts, answers = [text for text, _ in answered], [answer for _, answer in answered]
-        answered = list(zip(texts, [row.answer, *answers[:-1]], strict=True))
-    parts = [parts for _, answer in answered if (parts := split_answer(answer, 0.25 if legacy else 0.5))]
-    for number, (prompt, answer) in enumerate(answered):
+        texts, answers = [text for text, _ in pairs], [answer for _, answer in pairs]
+        pairs = list(zip(texts, [row.answer, *answers[:-1]], strict=True))
+    parts = [parts for _, answer in pairs if (parts := split_answer(answer, 0.25 if legacy else 0.5))]
+    for number, (prompt, answer) in enumerate(pairs):
         yield _written(row, number, prompt, answer)
-    for number, (prompt, answer) in enumerate(parts, start=len(answered)):
+    for number, (prompt, answer) in enumerate(parts, start=len(pairs)):
         yield replace(_written(row, number, prompt, answer), history=())
 
 
@@ -123,17 +123,17 @@ def _written(row: Row, number: int, prompt: str, answer: str, alternate: str | N
     )
 
 
-def _answered(row: Row, seed: int) -> list[tuple[Variant, str]]:
-    """The question and its variants, each with a vague answer of its own."""
+def answered(row: Row, seed: int) -> list[tuple[Variant, str]]:
+    """The question of a row and its variants, each with a vague answer of its own."""
     label = f"{seed}/{row.id}"
     question = read_question(row.prompt)
     forward = vague_answers(question, row, f"{label}/answers")
     backward = vague_answers(replace(question, kind="reverse"), row, f"{label}/backward")
-    answered: dict[str, Variant] = {}
+    found: dict[str, Variant] = {}
     for variant in (Variant("original", row.prompt), *variants(question, label)):
         bank = forward if variant.same else backward
-        answered[next(text for text in bank if text not in answered)] = variant
-    return [(variant, text) for text, variant in answered.items()]
+        found[next(text for text in bank if text not in found)] = variant
+    return [(variant, text) for text, variant in found.items()]
 
 
 def vague_answers(question: Question, row: Row, label: str) -> Iterator[str]:

@@ -90,7 +90,7 @@ class JudgeTable:
 
     def _endpoint(self, choice: Choice) -> Any:
         from expunge.evaluation.judges import prompted
-        from expunge.evaluation.judges.endpoint import Endpoint
+        from expunge.llm.endpoint import Caller, Endpoint
 
         judges = {
             "entities": prompted.PromptedEntities,
@@ -98,10 +98,18 @@ class JudgeTable:
             "harm": prompted.PromptedHarm,
             "rater": prompted.PromptedRater,
         }
+        caller = Caller(f"{choice.role} judge", _setting(choice), _SENT)
         endpoint = Endpoint(
-            choice.options, role=choice.role, told=self._told, transport=self._transport, sleep=self._sleep
+            choice.options, caller=caller, told=self._told, transport=self._transport, sleep=self._sleep
         )
         return judges[choice.role](endpoint)
+
+
+_SENT = "prompts, reference answers and model answers, those of the forget set among them,"
+
+
+def _setting(choice: Choice) -> str:
+    return f"evaluate.judges.{choice.role}"
 
 
 def _future_name(choice: Choice) -> str:
@@ -152,15 +160,15 @@ _MAKERS: Mapping[tuple[str, str], Callable[[Choice], Any]] = {
 def _absent(choice: Choice) -> str:
     """What a judge needs and does not find, in one line; empty when all is there or only loading can tell."""
     if choice.kind == "endpoint" and choice.options.key_env:
-        from expunge.evaluation.judges.endpoint import read_key
+        from expunge.llm.endpoint import read_key
 
         try:
-            read_key(choice.options, choice.role)
+            read_key(choice.options, _setting(choice))
         except UserError as error:
             return str(error)
     if choice.kind == "hf" and _looks_like_path(choice.options.model):
         folder = Path(choice.options.model).expanduser()
-        where = f"evaluate.judges.{choice.role}.model: {choice.options.model}"
+        where = f"{_setting(choice)}.model: {choice.options.model}"
         if not (folder / "config.json").is_file():
             return f"{where}: no model folder (config.json is not there)"
         if not list(folder.glob("*.safetensors")):

@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 import httpx
 
 from expunge.errors import UserError
-from expunge.evaluation.judges.cache import ReplyCache
-from expunge.evaluation.judges.parsing import first_object
-from expunge.evaluation.judges.settings import EndpointOptions
-from expunge.progress import say
+from expunge.llm.cache import ReplyCache
+from expunge.llm.options import EndpointOptions
+from expunge.llm.replies import first_object
+from expunge.progress import Bar, say
 
 T = TypeVar("T")
 Sleep = Callable[[float], None]
@@ -35,11 +35,23 @@ _HOPELESS = (401, 403, 404)
 
 
 @dataclass(frozen=True)
+class Caller:
+    """Who asks, for messages."""
+
+    title: str
+    """``entities judge``."""
+    setting: str
+    """Where its options stand: ``evaluate.judges.entities``."""
+    sends: str
+    """What leaves the machine."""
+
+
+@dataclass(frozen=True)
 class Question:
-    """One call: what the model is told to do, and the fields that it is to judge."""
+    """One call: what the model is told to do, and the fields that it is to read."""
 
     task: str
-    fields: Mapping[str, str]
+    fields: Mapping[str, Any]
 
 
 class _CallError(Exception):
@@ -55,8 +67,8 @@ class Endpoint:
 
     Args:
         options: address, model and limits.
-        role: the judge that asks, for messages.
-        told: addresses of which the user was told that rows go there; shared by the judges of a run.
+        caller: who asks, for messages.
+        told: addresses of which the user was told that rows go there; shared by the callers of a run.
         transport: httpx transport; tests pass a mock.
         sleep: waits between tries; tests pass one that does not.
 
@@ -69,7 +81,7 @@ class Endpoint:
         self,
         options: EndpointOptions,
         *,
-        role: str,
+        caller: Caller,
         told: set[str],
         transport: httpx.BaseTransport | None = None,
         sleep: Sleep = time.sleep,
@@ -77,15 +89,16 @@ class Endpoint:
         self.options = options
         self.host = str(urlsplit(options.url).netloc)
         self.name = f"endpoint {options.model} at {self.host}"
-        self._role, self._told, self._transport, self._sleep = role, told, transport, sleep
-        self._headers = {"Authorization": f"Bearer {read_key(options, role)}"} if options.key_env else {}
+        self._caller, self._told, self._transport, self._sleep = caller, told, transport, sleep
+        self._headers = {"Authorization": f"Bearer {read_key(options, caller.setting)}"} if options.key_env else {}
         self._cache = ReplyCache(Path(options.cache).expanduser()) if options.cache else None
 
-    def ask(self, questions: Sequence[Question], parse: Parse[T]) -> list[T | None]:
+    def ask(self, questions: Sequence[Question], parse: Parse[T], *, update: Bar | None = None) -> list[T | None]:
         """Parsed answers in order; None where no try gave a readable one, and one line that counts those.
 
         Equal questions are asked once. A reply counts when ``parse`` makes something of its first JSON object; others
         are tried again like a failed call. After five failures in a row, or a refused key, the rest is not tried.
+        ``update`` is told how many calls are done, of how many.
         """
         bodies = [self._body(question) for question in questions]
         keys = [self._key(body) for body in bodies]
@@ -97,7 +110,7 @@ class Endpoint:
         if open_keys := [key for key in unique if key not in found]:
             self._tell()
             batch = _Batch(self, {key: unique[key] for key in open_keys}, parse)
-            found |= batch.run()
+            found |= batch.run(update)
             self._report(keys, found, batch)
         return [found.get(key) for key in keys]
 
@@ -105,15 +118,12 @@ class Endpoint:
         failed = sum(key not in found for key in keys)
         if failed:
             reasons = ", ".join(f"{reason} x{count}" for reason, count in batch.reasons.most_common(3))
-            say(f"warning: {self._role} judge ({self.name}): {failed} of {len(keys)} rows are missing: {reasons}")
+            say(f"warning: {self._caller.title} ({self.name}): {failed} of {len(keys)} rows are missing: {reasons}")
 
     def _tell(self) -> None:
         if self.host not in self._told:
             self._told.add(self.host)
-            say(
-                f"note: prompts, reference answers and model answers, those of the forget set among them, "
-                f"are sent to {self.host}"
-            )
+            say(f"note: {self._caller.sends} are sent to {self.host}")
 
     def _body(self, question: Question) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -165,14 +175,20 @@ class _Batch(Generic[T]):
         self._in_a_row = 0
         self._stopped = False
 
-    def run(self) -> dict[str, T]:
+    def run(self, update: Bar | None = None) -> dict[str, T]:
         """Parsed answers by key; a call that failed is absent."""
         with (
             self._endpoint.client() as client,
             ThreadPoolExecutor(self._endpoint.options.concurrency) as pool,
         ):
             answers = pool.map(lambda item: (item[0], self._call(client, *item)), self._bodies.items())
-            return {key: answer for key, answer in answers if answer is not None}
+            found: dict[str, T] = {}
+            for done, (key, answer) in enumerate(answers, start=1):
+                if answer is not None:
+                    found[key] = answer
+                if update:
+                    update(done, len(self._bodies))
+            return found
 
     def _call(self, client: httpx.Client, key: str, body: Mapping[str, Any]) -> T | None:
         tries = self._endpoint.options.tries
@@ -246,7 +262,7 @@ def read_reply(reply: str, parse: Parse[T]) -> T | None:
     return parse(found) if found is not None else None
 
 
-def read_key(options: EndpointOptions, role: str) -> str:
+def read_key(options: EndpointOptions, setting: str) -> str:
     """The key from the environment; it is never logged or stored.
 
     Raises:
@@ -255,7 +271,7 @@ def read_key(options: EndpointOptions, role: str) -> str:
     key = os.environ.get(str(options.key_env), "").strip()
     if not key or not key.isascii() or not key.isprintable():
         raise UserError(
-            f"evaluate.judges.{role}: the environment variable {options.key_env} "
+            f"{setting}: the environment variable {options.key_env} "
             + ("holds no usable key" if key else "is not set")
             + "; set it to the key of the endpoint, or name another with key_env"
         )

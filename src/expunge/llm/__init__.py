@@ -1,0 +1,1 @@
+"""Chat models behind an OpenAI-compatible address, for those who judge and those who write."""
