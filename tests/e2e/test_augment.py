@@ -118,9 +118,7 @@ def records(path: Path) -> list[dict[str, Any]]:
 def ask(forget: Path, out: Path, server: Server, **more: Any) -> Any:
     pauses: list[float] = []
     endpoint = {"timeout": 0.3, **more.pop("endpoint", {})}
-    made = expunge.augment(
-        forget, out=out, llm=server.url, model="m", endpoint=endpoint, sleep=pauses.append, **more
-    )
+    made = expunge.augment(forget, out=out, llm=server.url, model="m", endpoint=endpoint, sleep=pauses.append, **more)
     return made, pauses
 
 
@@ -141,7 +139,9 @@ def test_every_answer_is_linked_to_its_own_question_and_no_original_comes_in(
     for row in whole:
         source = QUESTIONS[int(row["source"].rpartition(":")[2]) - 1]
         assert not leaks(row["answer"], Row(id="x", prompt=row["question"], answer=source["answer"]))
-    assert not {row["answer"] for row in QUESTIONS} & {text for row in written for text in (row["question"], row["answer"])}
+    assert not {row["answer"] for row in QUESTIONS} & {
+        text for row in written for text in (row["question"], row["answer"])
+    }
     assert server.calls == 3 * 4 + 15 + 15
     # The answer is not sent where a question is only to be asked again.
     assert all("answer" not in task_of(json.loads(key))[1] for key in server.seen if "Answer nothing" in key)

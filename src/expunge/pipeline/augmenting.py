@@ -140,7 +140,9 @@ def _chat(
         settings.setdefault("key_env", OPENAI_ENV[1])
     if not llm.startswith(("http://", "https://")):
         if model or settings:
-            raise RecipeError(f"augment: {llm!r} is no address, so it takes no model name and no settings of an endpoint")
+            raise RecipeError(
+                f"augment: {llm!r} is no address, so it takes no model name and no settings of an endpoint"
+            )
         return _local(llm, model_settings)
     if not model:
         raise RecipeError("augment: give the name that the model has at the address, with --model")

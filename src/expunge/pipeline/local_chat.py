@@ -32,7 +32,11 @@ class LocalChat:
         self._loaded, self._max_new_tokens = loaded, max_new_tokens
 
     def ask(
-        self, questions: Sequence[Question], parse: Callable[[Mapping[str, Any]], T | None], *, update: Bar | None = None
+        self,
+        questions: Sequence[Question],
+        parse: Callable[[Mapping[str, Any]], T | None],
+        *,
+        update: Bar | None = None,
     ) -> list[T | None]:
         """Parsed answers in order; None where there is no readable one."""
         prompts = [self._prompt(question) for question in questions]

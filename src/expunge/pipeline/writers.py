@@ -28,7 +28,11 @@ class Chat(Protocol):
     name: str
 
     def ask(
-        self, questions: Sequence[Question], parse: Callable[[Mapping[str, Any]], T | None], *, update: Bar | None = None
+        self,
+        questions: Sequence[Question],
+        parse: Callable[[Mapping[str, Any]], T | None],
+        *,
+        update: Bar | None = None,
     ) -> list[T | None]:
         """Parsed answers in order; None where there is no readable one."""
 
@@ -77,9 +81,7 @@ class ChatWriter:
     def tells(self, asked: Sequence[Asked], texts: Sequence[str]) -> list[bool | None]:
         """Whether each text tells something, in the model's judgement."""
         questions = [
-            self._question(
-                "check", _CHECK_FORM, {"question": one.variant.text, "answer": one.row.answer, "text": text}
-            )
+            self._question("check", _CHECK_FORM, {"question": one.variant.text, "answer": one.row.answer, "text": text})
             for one, text in zip(asked, texts, strict=True)
         ]
         return self._ask("augment: check the answers", questions, parse_verdict)
