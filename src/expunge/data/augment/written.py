@@ -72,7 +72,7 @@ class Written:
         """
         out: list[Row] = []
         for row, members in self._by_row():
-            texts = [(variant.style, variant.text, answer) for variant, answer in members]
+            texts: list[tuple[str, str, str]] = [(variant.style, variant.text, answer) for variant, answer in members]
             if completions:
                 halves = [(f"{style}/completion", split_answer(answer, 0.5)) for style, _, answer in texts]
                 texts += [(kind, *parts) for kind, parts in halves if parts]
