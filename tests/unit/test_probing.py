@@ -402,6 +402,19 @@ def test_entities_are_found_where_the_answer_names_them(tokenizer: Any) -> None:
     assert not any(entity_tokens(sequence, tokenizer, ()))
 
 
+def test_the_depth_of_some_rows_is_that_of_all_of_them(
+    learned: LoadedModel, memorised_folder: Path, model_folder: Path
+) -> None:
+    both = {"original": str(memorised_folder), "reference": str(model_folder)}
+    probe = probe_of(learned, colour_rows())
+    whole = measure_uds(replace(probe, settings=both))
+    some = measure_uds(replace(probe, settings=both | {"rows": 2}))
+    there = ~np.isnan(some["uds_layers"])
+    assert there.sum() == 2
+    for name in ("uds", "uds_layers"):
+        np.testing.assert_allclose(some[name][there], whole[name][there], atol=1e-5)
+
+
 # -- leaks ---------------------------------------------------------------------------------------------------------
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from expunge.data.draw import draw
 from expunge.data.tree import TokenSequence
 from expunge.errors import ModelError, RecipeError
 from expunge.evaluation.metrics import Columns
@@ -60,8 +61,8 @@ def layer_drops(
     """What patched-in states of the retain model and of ``loaded`` cost the original model, block by block.
 
     ``D_l = mean_t(logp_original(y_t) - logp_patched_l(y_t))`` over the chosen tokens t. In the patched pass the output
-    of block l at the positions that predict them, all at once, is the other model's. Rows run in padded batches, so
-    that no position serves two rows.
+    of block l at the positions that predict them, all at once, is the other model's. A batch in which a position
+    serves two rows, one of which wants it replaced and the other not, runs padded: there, none does.
 
     Cost: ``2 L + 1`` forward passes of the original model over the rows, one of each other model. Memory: one model
     besides ``loaded`` at a time, and ``states_mb`` megabytes of states (one batch may exceed it); what does not fit is
@@ -77,7 +78,7 @@ def layer_drops(
     was_training = model.training
     model.eval()
     depth = len(decoder_layers(model))
-    packs = my_share(_packs(targets))
+    packs = my_share(_packs(targets, packed=loaded.packed))
     found: dict[Target, list[list[float]]] = {}
     for turn in _turns(packs, loaded, states_mb):
         own = [_states(loaded, pack) for pack in turn]
@@ -95,15 +96,25 @@ def layer_drops(
     return drops[:, 0], drops[:, 1]
 
 
-def _packs(targets: SequenceOf[Target]) -> list[list[Target]]:
-    """The rows of each padded batch, of like length; equal rows once."""
+def _packs(targets: SequenceOf[Target], *, packed: bool) -> list[list[Target]]:
+    """The rows of each batch; equal rows once."""
     by_sequence: dict[TokenSequence, list[Target]] = {}
     for target in dict.fromkeys(targets):
         by_sequence.setdefault(target.sequence, []).append(target)
     return [
         [target for sequence in pack for target in by_sequence[sequence]]
-        for pack in scoring_packs(list(by_sequence), PACK_TOKENS, packed=False)
+        for pack in scoring_packs(list(by_sequence), PACK_TOKENS, packed=packed)
     ]
+
+
+def _packable(loaded: LoadedModel, pack: SequenceOf[Target]) -> bool:
+    """Whether no position that rows of the batch share is to be replaced for one of them and not for another."""
+    wanted: dict[tuple[int, ...], bool] = {}
+    return loaded.packed and all(
+        wanted.setdefault(target.sequence.ids[: target.sequence.first_label + number], chosen) == chosen
+        for target in pack
+        for number, chosen in enumerate(target.chosen)
+    )
 
 
 def _turns(packs: list[list[Target]], loaded: LoadedModel, states_mb: int) -> Iterator[list[list[Target]]]:
@@ -139,21 +150,22 @@ def _states(loaded: LoadedModel, pack: list[Target]) -> Tensor:
     def keep(layer: int, hidden: Tensor) -> None:
         seen[layer] = hidden.cpu()
 
-    visited_rows(loaded.model, [t.sequence for t in pack], packed=False, visit=keep)
+    visited_rows(loaded.model, [t.sequence for t in pack], packed=_packable(loaded, pack), visit=keep)
     return torch.stack([seen[layer] for layer in sorted(seen)])
 
 
 def _pack_drops(full: LoadedModel, pack: list[Target], donors: tuple[Tensor, ...]) -> Tensor:
     """``(B, len(donors), L)`` mean falls in log-prob over each row's chosen tokens."""
     sequences = [t.sequence for t in pack]
-    clean = labelled_rows(full.model, sequences, packed=False)
+    packed = _packable(full, pack)
+    clean = labelled_rows(full.model, sequences, packed=packed)
     chosen = torch.tensor([c for t in pack for c in t.chosen], device=clean.labels.device)
     count = sequence_logps(chosen.double(), clean.sequence, len(pack))
     drops = []
     for donor in donors:
         for layer, states in enumerate(donor):
             visit = _patch(layer, states.to(chosen.device), chosen)
-            patched = visited_rows(full.model, sequences, packed=False, visit=visit)
+            patched = visited_rows(full.model, sequences, packed=packed, visit=visit)
             fall = torch.where(chosen, (clean.per_token_logps - patched.per_token_logps).double(), 0.0)
             drops.append(sequence_logps(fall, clean.sequence, len(pack)) / count)
     return torch.stack(drops, dim=1).view(len(pack), len(donors), -1).cpu()
@@ -193,6 +205,7 @@ class UdsSettings:
     reference: str | None
     threshold: float
     span: str
+    rows: int | None
     states_mb: int
 
 
@@ -207,6 +220,7 @@ def read_uds(given: Mapping[str, Any]) -> UdsSettings:
         **paths,
         threshold=settings.share("threshold", KE_THRESHOLD),
         span=settings.choice("span", ("answer", "entities")),
+        rows=settings.whole("rows", 1, low=1, high=2**31) if "rows" in given else None,
         states_mb=settings.whole("states_mb", STATES_MB, low=1, high=2**20),
     )
 
@@ -216,7 +230,8 @@ def measure_uds(probe: Probe) -> Columns:
 
     Settings: ``original`` and ``reference``, models before unlearning and never trained on the forget set;
     ``threshold`` of knowledge-encoding blocks in nats; ``span``, ``answer`` or ``entities`` (which asks the judge
-    ``entities`` for the names in the answer); ``states_mb``.
+    ``entities`` for the names in the answer); ``rows``, so many rows of each set, drawn by seed (None: all; the others
+    have no value); ``states_mb``.
 
     Raises:
         RecipeError: if only one of the two models is named.
@@ -226,16 +241,21 @@ def measure_uds(probe: Probe) -> Columns:
     if original is None or reference is None:
         say("note: uds is left out; it needs evaluate.measures.uds.original and evaluate.measures.uds.reference")
         return {name: np.full(len(probe.rows), np.nan) for name in ("uds", "uds_layers")}
+    drawn = draw(range(len(probe.rows)), settings.rows, seed=probe.seed, name=f"uds/{probe.name}")
+    chosen = replace(probe, rows=tuple(probe.rows[i] for i in drawn))
     with bar(f"uds: {probe.name}") as update:
         retain_drops, model_drops = layer_drops(
             probe.loaded,
-            _targets(probe, settings.span),
+            _targets(chosen, settings.span),
             original=lambda: _open(original, probe.loaded),
             reference=lambda: _open(reference, probe.loaded),
             states_mb=settings.states_mb,
             update=update,
         )
-    return uds_columns(retain_drops, model_drops, threshold=settings.threshold)
+    columns = {name: np.full(len(probe.rows), np.nan) for name in ("uds", "uds_layers")}
+    for name, values in uds_columns(retain_drops, model_drops, threshold=settings.threshold).items():
+        columns[name][list(drawn)] = values
+    return columns
 
 
 def _targets(probe: Probe, span: str) -> list[Target]:

@@ -41,7 +41,7 @@ SUITE = Suite(
             cost="twice as many passes of the original model as it has blocks, and one more model in memory",
             asks={"entities": ("span", "entities")},
             read=read_uds,
-            settings=("original", "reference", "threshold", "span", "states_mb"),
+            settings=("original", "reference", "threshold", "span", "rows", "states_mb"),
         ),
     ),
 )
