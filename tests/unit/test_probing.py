@@ -32,7 +32,7 @@ from expunge.evaluation.suites.probing import SUITE as PROBING
 from expunge.models.forward import labelled_rows, visited_rows
 from expunge.models.gated import attach_gates
 from expunge.models.gated_edit import GateSettings
-from expunge.models.layers import decoder_layers
+from expunge.models.layers import decoder_layers, recorded_blocks, replayed_blocks
 from expunge.models.load import LoadedModel, load_model
 
 Load = Callable[..., LoadedModel]
@@ -535,3 +535,33 @@ def test_metrics_read_columns_that_a_measure_fills() -> None:
         filled = {column for measure in suite.measures for column in measure.columns} | {"avg_loss"}
         for metric in suite.metrics(["forget", "retain", "holdout"]):
             assert {column for columns in metric.needs.values() for column in columns} <= filled, metric.key
+
+
+def test_replayed_blocks_compute_nothing_and_leave_no_trace(learned: LoadedModel) -> None:
+    sequences = [learned.format.encode(row) for row in ROWS[:3]]
+    blocks = decoder_layers(learned.model)
+    with recorded_blocks(learned.model) as outputs:
+        clean = labelled_rows(learned.model, sequences, packed=True)
+    assert len(outputs) == len(blocks)
+    entered: list[int] = []
+    hooks = [
+        block.self_attn.register_forward_pre_hook(lambda m, i, n=n: entered.append(n)) for n, block in enumerate(blocks)
+    ]
+    with replayed_blocks(learned.model, outputs, 0):
+        again = labelled_rows(learned.model, sequences, packed=True)
+    assert entered == [1]
+    assert torch.equal(again.per_token_logps, clean.per_token_logps)
+    labelled_rows(learned.model, sequences, packed=True)
+    assert entered == [1, 0, 1]
+    assert all("forward" not in block.__dict__ for block in blocks)
+    for hook in hooks:
+        hook.remove()
+
+
+def test_where_blocks_share_more_than_their_output_every_block_is_computed(
+    learned: LoadedModel, fresh: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = layer_drops(learned, targets_of(learned)[:4], original=lambda: learned, reference=lambda: fresh)
+    monkeypatch.setattr(uds, "_replays", lambda *_: False)
+    whole = layer_drops(learned, targets_of(learned)[:4], original=lambda: learned, reference=lambda: fresh)
+    np.testing.assert_allclose(plain, whole, atol=1e-5)

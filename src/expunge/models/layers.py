@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -94,3 +94,36 @@ def visited_blocks(model: Any, visit: Visit, where: Where) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def recorded_blocks(model: Any) -> Iterator[list[Any]]:
+    """Collect what every block puts out, in order, in the forward pass inside the block of code."""
+    outputs: list[Any] = []
+    hooks = [
+        block.register_forward_hook(lambda m, i, output: outputs.append(output)) for block in decoder_layers(model)
+    ]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def replayed_blocks(model: Any, outputs: Sequence[Any], last: int) -> Iterator[None]:
+    """Let the blocks up to ``last`` put out what they put out before, and compute nothing.
+
+    Right for a pass over the same input, where blocks hand on nothing but their output. Hooks on them run as ever.
+    """
+    blocks = list(decoder_layers(model))[: last + 1]
+    before = [block.__dict__.get("forward") for block in blocks]
+    for block, output in zip(blocks, outputs, strict=False):
+        block.__dict__["forward"] = lambda *_, _output=output, **__: _output
+    try:
+        yield
+    finally:
+        for block, own in zip(blocks, before, strict=True):
+            del block.__dict__["forward"]
+            if own is not None:
+                block.__dict__["forward"] = own

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,13 +29,15 @@ from expunge.evaluation.scorer import scoring_packs
 from expunge.evaluation.suites.base import Probe
 from expunge.losses.logps import sequence_logps
 from expunge.models.forward import labelled_rows, visited_rows
-from expunge.models.layers import decoder_layers
+from expunge.models.layers import decoder_layers, recorded_blocks, replayed_blocks
 from expunge.models.load import DTYPES, LoadedModel, load_model
 from expunge.parallel import from_first, gathered, my_share, process_number
 from expunge.progress import Bar, bar, say
 
 PACK_TOKENS = 512
 STATES_MB = 2048
+REPLAY_TOLERANCE = 1e-4
+"""Largest difference, in nats, between a pass and one with replayed blocks."""
 Opener = Callable[[], LoadedModel]
 """Brings a model into memory; it is let go after use."""
 
@@ -64,9 +67,10 @@ def layer_drops(
     of block l at the positions that predict them, all at once, is the other model's. A batch in which a position
     serves two rows, one of which wants it replaced and the other not, runs padded: there, none does.
 
-    Cost: ``2 L + 1`` forward passes of the original model over the rows, one of each other model. Memory: one model
-    besides ``loaded`` at a time, and ``states_mb`` megabytes of states (one batch may exceed it); what does not fit is
-    done in turns, each of which brings both models in anew.
+    Cost: ``2 L + 2`` forward passes of the original model over the rows, of most only the blocks above the replaced one
+    (all of them in architectures whose blocks share more than their output), and one pass of each other model. Memory:
+    one model besides ``loaded`` at a time, and ``states_mb`` megabytes of states (one batch may exceed it); what does
+    not fit is done in turns, each of which brings both models in anew.
 
     Returns:
         Two ``(n, L)`` float64 arrays in nats, the retain model's first; NaN for a row without a chosen token.
@@ -158,17 +162,36 @@ def _pack_drops(full: LoadedModel, pack: list[Target], donors: tuple[Tensor, ...
     """``(B, len(donors), L)`` mean falls in log-prob over each row's chosen tokens."""
     sequences = [t.sequence for t in pack]
     packed = _packable(full, pack)
-    clean = labelled_rows(full.model, sequences, packed=packed)
+    with recorded_blocks(full.model) as outputs:
+        clean = labelled_rows(full.model, sequences, packed=packed)
+    replays = _replays(full, sequences, packed, outputs, clean.per_token_logps)
     chosen = torch.tensor([c for t in pack for c in t.chosen], device=clean.labels.device)
     count = sequence_logps(chosen.double(), clean.sequence, len(pack))
     drops = []
     for donor in donors:
         for layer, states in enumerate(donor):
             visit = _patch(layer, states.to(chosen.device), chosen)
-            patched = visited_rows(full.model, sequences, packed=packed, visit=visit)
+            # Below the patched block nothing changes.
+            with replayed_blocks(full.model, outputs, layer) if replays else nullcontext():
+                patched = visited_rows(full.model, sequences, packed=packed, visit=visit)
             fall = torch.where(chosen, (clean.per_token_logps - patched.per_token_logps).double(), 0.0)
             drops.append(sequence_logps(fall, clean.sequence, len(pack)) / count)
     return torch.stack(drops, dim=1).view(len(pack), len(donors), -1).cpu()
+
+
+def _replays(
+    full: LoadedModel, sequences: SequenceOf[TokenSequence], packed: bool, outputs: SequenceOf[Any], clean: Tensor
+) -> bool:
+    """Whether a pass whose lower blocks repeat what they put out before ends the same.
+
+    It does not where blocks share more than their output, keys and values for instance.
+    """
+    depth = len(decoder_layers(full.model))
+    if len(outputs) != depth:
+        return False
+    with replayed_blocks(full.model, outputs, depth // 2):
+        again = labelled_rows(full.model, sequences, packed=packed).per_token_logps
+    return torch.allclose(again, clean, atol=REPLAY_TOLERANCE)
 
 
 def _patch(layer: int, states: Tensor, chosen: Tensor) -> Callable[[int, Tensor], Tensor | None]:
