@@ -64,6 +64,20 @@ def test_suites_and_measures(more: list[str], said: list[str], words: list[Any])
 
 
 @pytest.mark.parametrize(
+    ("also", "said"),
+    [
+        ("truthfulqaa", ["unknown benchmark 'truthfulqaa' (did you mean 'truthfulqa'?)"]),
+        ("truthfulqa.row=5", ["benchmark 'truthfulqa' has no option 'row' (did you mean 'rows'?)"]),
+        ("almanac.questions=1", ["data.also: almanac and custom both have probe sets called forget"]),
+        ("wikitext", ["wikitext is read from a local file"]),
+    ],
+)
+def test_other_benchmarks_too(also: str, said: list[str], words: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EXPUNGE_DATA", raising=False)
+    refused([*words, "--also", also], *said)
+
+
+@pytest.mark.parametrize(
     ("setting", "said"),
     [
         ("judges.entalment.kind=rules", ["unknown role 'entalment' (did you mean 'entailment'?)"]),
