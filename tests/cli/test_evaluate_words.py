@@ -69,7 +69,7 @@ def test_suites_and_measures(more: list[str], said: list[str], words: list[Any])
         ("truthfulqaa", ["unknown benchmark 'truthfulqaa' (did you mean 'truthfulqa'?)"]),
         ("truthfulqa.row=5", ["benchmark 'truthfulqa' has no option 'row' (did you mean 'rows'?)"]),
         ("almanac.questions=1", ["data.also: almanac and custom both have probe sets called forget"]),
-        ("wikitext", ["wikitext is read from a local file"]),
+        ("wikitext.split=train", ["wikitext: split must be test or valid, got 'train'"]),
     ],
 )
 def test_other_benchmarks_too(also: str, said: list[str], words: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:

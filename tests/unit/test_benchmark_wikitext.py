@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from expunge.benchmarks import wikitext
 from expunge.benchmarks.base import Benchmark, with_probes_of
 from expunge.benchmarks.table import load_benchmark
 from expunge.data.rows import Row
@@ -63,8 +64,27 @@ def test_bad_options_are_one_line(root: Path, options: dict[str, Any], message: 
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no WikiText file of the split 'test'; give wiki\.test\.raw"):
         load_benchmark("wikitext", root=tmp_path)
-    with pytest.raises(DataError, match=r"read from a local file; give wiki\.test\.raw"):
-        load_benchmark("wikitext")
+
+
+def test_the_hub_gives_the_same_articles_at_a_pinned_commit(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    text = (root / "wikitext-2" / "valid.txt").read_text(encoding="utf-8")
+    lines = text.splitlines(keepends=True)
+    parquet.write_table(pyarrow.table({"text": lines}), tmp_path / "hub.parquet")
+    asked: list[tuple[str, str, str]] = []
+
+    def download(repo_id: str, filename: str, *, repo_type: str, revision: str) -> str:
+        asked.append((repo_id, filename, revision))
+        return str(tmp_path / "hub.parquet")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    benchmark = load_benchmark("wikitext:valid")
+    assert asked == [(wikitext.HUB_ID, wikitext.HUB_FILES["valid"], wikitext.HUB_REVISION)]
+    assert benchmark.hashes() == load_benchmark("wikitext:valid", root=root).hashes()
 
 
 def test_a_recipe_measures_other_benchmarks_too(root: Path) -> None:

@@ -144,7 +144,7 @@ def test_the_hub_at_its_pinned_commits(tmp_path: Path, local: Path, monkeypatch:
         "cais/wmdp": wmdp.QUESTIONS_REVISION,
         "cais/wmdp-corpora": wmdp.CORPORA_REVISION,
         "cais/mmlu": "c30699e8356da336a370243923dbaf21066bb9fe",
-        "Salesforce/wikitext": wmdp.WIKITEXT_REVISION,
+        "Salesforce/wikitext": wmdp.wikitext.HUB_REVISION,
     }
 
     def download(repo_id: str, filename: str, *, repo_type: str, revision: str) -> str:

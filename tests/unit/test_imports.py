@@ -15,6 +15,7 @@ PACKAGE = Path(expunge.__file__).parent
 
 # Left to right.
 ORDER = [
+    "llm",
     "data",
     "benchmarks",
     "models",

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import SENTENCES, make_llama, make_tokenizer, save_model
+from expunge.benchmarks.wikitext import wikitext_rows
 from expunge.data.rows import Row
 from expunge.errors import DataError, RecipeError
 from expunge.evaluation.metrics import compute
@@ -27,7 +28,6 @@ from expunge.evaluation.windows import (
     joined_pieces,
     rolling_columns,
     rolling_windows,
-    wikitext_rows,
 )
 from expunge.models.load import LoadedModel, load_model
 

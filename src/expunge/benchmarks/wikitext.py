@@ -5,19 +5,31 @@ There is nothing in it to forget: it is measured beside another benchmark (``dat
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 from expunge.benchmarks.base import Benchmark
-from expunge.benchmarks.files import Root, data_base, refuse, seed_problem, whole_numbers
+from expunge.benchmarks.files import Root, data_base, hub_file, refuse, seed_problem, whole_numbers
 from expunge.data.draw import draw
+from expunge.data.rows import Row
+from expunge.data.sources import read_text
 from expunge.errors import DataError
-from expunge.evaluation.windows import wikitext_rows
 
+HUB_ID = "Salesforce/wikitext"
+HUB_REVISION = "b08601e04326c79dfdd32d625aee71d232d685c3"
+HUB_FILES = {
+    "test": "wikitext-2-raw-v1/test-00000-of-00001.parquet",
+    "valid": "wikitext-2-raw-v1/validation-00000-of-00001.parquet",
+}
 FOLDERS = ("wikitext-2", "wikitext-2-raw", ".")
 FILES = {
     "test": ("test.txt", "wiki.test.raw", "wiki.test.tokens"),
     "valid": ("valid.txt", "wiki.valid.raw", "wiki.valid.tokens"),
 }
+WIKITEXT = "wikitext/"
+"""How the ids of rows begin whose text is WikiText's: words and punctuation apart, joined numbers marked with @."""
+_HEADING = re.compile(r"^ ?= (?!=).*(?<!=) = *$")
 _LAYOUT = "give wiki.test.raw or test.txt in a folder, or its subfolder 'wikitext-2', with --data-root or EXPUNGE_DATA"
 
 
@@ -25,7 +37,7 @@ def load(*, root: Root = None, split: str = "test", rows: int | None = None, see
     """Read a WikiText file as a benchmark with one probe set, ``wikitext``: one row of raw text an article.
 
     - ``root``: the folder of the file, or its parent where that is called ``wikitext-2`` or ``wikitext-2-raw``; else
-      ``EXPUNGE_DATA``.
+      ``EXPUNGE_DATA``; else the raw files of the Hub at a pinned commit.
     - ``split``: ``test`` or ``valid``.
     - ``rows``: draws at most so many articles, by ``seed``.
 
@@ -36,11 +48,14 @@ def load(*, root: Root = None, split: str = "test", rows: int | None = None, see
         problems.append(f"split must be {' or '.join(FILES)}, got {split!r}")
     refuse("wikitext", problems)
     base = data_base(root, layout=_LAYOUT)
-    if base is None:
-        raise DataError(f"wikitext is read from a local file; {_LAYOUT}")
-    path = _file(base, split)
-    articles = draw(wikitext_rows(path), rows, seed=seed, name="wikitext")
-    return Benchmark(name="wikitext", forget=(), probes={"wikitext": articles}, suites=("wikitext",), origin=str(path))
+    if base is not None:
+        path = _file(base, split)
+        found, origin = wikitext_rows(path), str(path)
+    else:
+        origin = f"{HUB_ID}@{HUB_REVISION}/{HUB_FILES[split]}"
+        found = _articles(_hub_text(hub_file(HUB_ID, HUB_FILES[split], HUB_REVISION, layout=_LAYOUT)), origin)
+    articles = draw(found, rows, seed=seed, name="wikitext")
+    return Benchmark(name="wikitext", forget=(), probes={"wikitext": articles}, suites=("wikitext",), origin=origin)
 
 
 def _file(base: Path, split: str) -> Path:
@@ -49,3 +64,37 @@ def _file(base: Path, split: str) -> Path:
             if (base / folder / name).is_file():
                 return base / folder / name
     raise DataError(f"{base} holds no WikiText file of the split {split!r}; {_LAYOUT}")
+
+
+def wikitext_rows(path: str | os.PathLike[str]) -> tuple[Row, ...]:
+    """Read a WikiText file (``wiki.test.raw``, or word-level text with ``<unk>``) as one raw-text row per article.
+
+    An article begins at a heading of the first level, `` = Title = ``.
+
+    Raises:
+        DataError: if the file cannot be read or has no heading.
+    """
+    return _articles(read_text(path), os.fspath(path))
+
+
+def _hub_text(path: Path) -> str:
+    """The Hub's lines, each with its line end, as the text that they were cut from."""
+    from pyarrow import parquet
+
+    return "".join(parquet.read_table(path, columns=["text"])["text"].to_pylist())
+
+
+def _articles(text: str, origin: str) -> tuple[Row, ...]:
+    pages: list[list[str]] = [[]]
+    headings = 0
+    for line in text.split("\n"):
+        if _HEADING.match(line):
+            headings += 1
+            pages.append([])
+        pages[-1].append(line)
+    if not headings:
+        raise DataError(f"{origin}: no heading like ' = Title = ' in it; give a WikiText file")
+    texts = [text for page in pages if (text := "\n".join(page)).strip()]
+    return tuple(
+        Row(id=f"{WIKITEXT}{number}", prompt="", answer=text, origin=origin) for number, text in enumerate(texts)
+    )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from expunge.benchmarks import wikitext
 from expunge.benchmarks.base import Benchmark
 from expunge.benchmarks.files import Root, data_base, refuse, seed_problem, whole_numbers
 from expunge.benchmarks.multiple_choice import MMLU_LAYOUT, choice_rows, mmlu_files
@@ -25,8 +26,6 @@ QUESTIONS_HUB_ID = "cais/wmdp"
 QUESTIONS_REVISION = "8b85378e501fe9b3fb2694b04bcd2970bc7c7235"
 CORPORA_HUB_ID = "cais/wmdp-corpora"
 CORPORA_REVISION = "daf89fa9b618b63a624228061a9cebacca88009c"
-WIKITEXT_HUB_ID = "Salesforce/wikitext"
-WIKITEXT_REVISION = "b08601e04326c79dfdd32d625aee71d232d685c3"
 
 SPLITS: dict[str, tuple[str, ...]] = {
     "bio": ("bio",),
@@ -219,7 +218,7 @@ class _Place:
         if self.given:
             raise DataError(f"{self.base} holds no {name}; {_LAYOUT}")
         if name == WIKITEXT:
-            hub = HubSets(WIKITEXT_HUB_ID, WIKITEXT_REVISION, "give wikitext-2/test.txt in the data root")
+            hub = HubSets(wikitext.HUB_ID, wikitext.HUB_REVISION, "give wikitext-2/test.txt in the data root")
             return hub.files(*shard_names("wikitext-2-raw-v1/test"))
         hub = HubSets(CORPORA_HUB_ID, CORPORA_REVISION, _LAYOUT)
         return hub.files(*shard_names(f"{name}/train", _HUB_SHARDS[name]))

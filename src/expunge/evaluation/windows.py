@@ -7,7 +7,6 @@ more of them. The first begins after the tokenizer's beginning token (or its end
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
@@ -15,8 +14,6 @@ from collections.abc import Sequence as SequenceOf
 import numpy as np
 
 from expunge.data.rows import Row
-from expunge.data.sources import read_text
-from expunge.errors import DataError
 from expunge.evaluation.continuations import encode_text, loglikelihoods, model_length, prefix_token
 from expunge.evaluation.metrics.tokens import Columns
 from expunge.models.load import LoadedModel
@@ -24,9 +21,6 @@ from expunge.progress import Bar
 
 LONGEST_WINDOW = 2048
 """Tokens of a window, unless told otherwise, in models that could be given more."""
-WIKITEXT = "wikitext/"
-"""How the ids of rows begin whose text is WikiText's: words and punctuation apart, joined numbers marked with @."""
-_HEADING = re.compile(r"^ ?= (?!=).*(?<!=) = *$")
 
 
 def rolling_windows(
@@ -116,30 +110,6 @@ def joined_pieces(rows: SequenceOf[Row]) -> list[list[int]]:
             documents.append([index])
         before = name if mark and part.isdigit() else ""
     return documents
-
-
-def wikitext_rows(path: str | os.PathLike[str]) -> tuple[Row, ...]:
-    """Read a WikiText file (``wiki.test.raw``, or word-level text with ``<unk>``) as one raw-text row per article.
-
-    An article begins at a heading of the first level, `` = Title = ``.
-
-    Raises:
-        DataError: if the file cannot be read or has no heading.
-    """
-    pages: list[list[str]] = [[]]
-    headings = 0
-    for line in read_text(path).split("\n"):
-        if _HEADING.match(line):
-            headings += 1
-            pages.append([])
-        pages[-1].append(line)
-    if not headings:
-        raise DataError(f"{os.fspath(path)}: no heading like ' = Title = ' in it; give a WikiText file")
-    texts = [text for page in pages if (text := "\n".join(page)).strip()]
-    return tuple(
-        Row(id=f"{WIKITEXT}{number}", prompt="", answer=text, origin=os.fspath(path))
-        for number, text in enumerate(texts)
-    )
 
 
 _MARKS = (("s '", "s'"), *((f" @{mark}@ ", mark) for mark in "-,."), *((f" {mark} ", f"{mark} ") for mark in ":;.!?,"))

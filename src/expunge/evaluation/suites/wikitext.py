@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from expunge.benchmarks.wikitext import WIKITEXT
 from expunge.evaluation.metrics import Columns
 from expunge.evaluation.metrics.windows import TEXT_SETS, WINDOW_COLUMNS, window_metrics
 from expunge.evaluation.probing.settings import MeasureSettings
 from expunge.evaluation.suites.base import Measure, Probe, Suite
-from expunge.evaluation.windows import WIKITEXT, detokenised, joined_pieces, rolling_columns
+from expunge.evaluation.windows import detokenised, joined_pieces, rolling_columns
 from expunge.progress import bar
 
 LONGEST = 10_000_000
