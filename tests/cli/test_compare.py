@@ -416,3 +416,13 @@ def test_words_that_do_not_go_together(ga: Path) -> None:
 
 def test_the_same_words_give_the_same_bytes(ga: Path, npo: Path) -> None:
     assert done("compare", ga, npo, *FEW, "--json").out == done("compare", ga, npo, *FEW, "--json").out
+
+
+def test_a_link_goes_by_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from expunge.pipeline.finished import short_names
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "target").symlink_to(tmp_path / "model")
+    monkeypatch.chdir(tmp_path / "model")
+    assert short_names([tmp_path / "target", ".", tmp_path / "model"]) == ["target", ".", str(tmp_path / "model")]
+    assert short_names([tmp_path / "target", ".."]) == ["target", tmp_path.name]

@@ -80,7 +80,8 @@ def reference_rows(source: str | Path) -> RowValues | None:
 def short_names(paths: Sequence[str | Path]) -> list[str]:
     """The last part of each path; the whole path where that does not tell them apart. Repeats are dropped."""
     unique = list(dict.fromkeys(map(str, paths)))
-    names = [Path(path).resolve().name if exists(Path(path)) else Path(path).name for path in unique]
+    # A link goes by the name that its owner gave it; "." and ".." have none of their own.
+    names = [name if (name := Path(path).name) not in ("", "..") else Path(path).resolve().name for path in unique]
     return [name if names.count(name) == 1 else path for name, path in zip(names, unique, strict=True)]
 
 
