@@ -113,6 +113,8 @@ def _measured(measure: Measure, probe: Probe, settings: Mapping[str, Any], title
         return {}
     if measure.needs_generation and probe.generations is None:
         return {}
+    if measure.fits and not measure.fits(probe.rows):
+        return {}
     if measure.cost:
         say(f"{title}: {measure.key} on {probe.name}: {measure.cost}")
     probe = replace(probe, settings=settings)

@@ -52,6 +52,8 @@ class Measure:
     function: Callable[[Probe], Columns]
     sets: tuple[str, ...] | None = None
     """Sets it looks at; None: all."""
+    fits: Callable[[tuple[Row, ...]], bool] | None = None
+    """Whether it finds anything to measure in a set's rows; None: always."""
     needs_generation: bool = True
     """Left out where nothing was generated."""
     roles: tuple[str, ...] = ()
@@ -69,6 +71,11 @@ class Measure:
     def judges(self, settings: Mapping[str, Any]) -> set[str]:
         """The roles that it asks under these settings."""
         return {*self.roles, *(role for role, (key, value) in self.asks.items() if settings.get(key) == value)}
+
+
+def has_choices(rows: tuple[Row, ...]) -> bool:
+    """Whether any row is a multiple-choice question."""
+    return any(row.choices for row in rows)
 
 
 @dataclass(frozen=True, kw_only=True)

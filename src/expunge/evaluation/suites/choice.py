@@ -10,7 +10,7 @@ from expunge.evaluation.choice import TEXT_LAYOUT, TRUTHFULQA_LAYOUT, ChoiceForm
 from expunge.evaluation.metrics import Columns
 from expunge.evaluation.metrics.choice import CHOICE_COLUMNS, choice_metrics
 from expunge.evaluation.probing.settings import MeasureSettings
-from expunge.evaluation.suites.base import Measure, Probe, Suite
+from expunge.evaluation.suites.base import Measure, Probe, Suite, has_choices
 from expunge.progress import bar, say
 
 TRUTHFUL_SETS = ("truthfulqa", "utility_truthfulness")
@@ -68,8 +68,9 @@ SUITE = Suite(
             key="choice",
             columns=CHOICE_COLUMNS,
             function=measure_choices,
+            fits=has_choices,
             needs_generation=False,
-            cost="one pass over the options of its multiple-choice rows, none where there are none",
+            cost="one pass over the options of its multiple-choice rows",
             settings=("form", "layout", "description", "chat", "max_length", "pack_tokens"),
         ),
     ),

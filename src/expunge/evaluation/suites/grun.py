@@ -13,7 +13,7 @@ from expunge.errors import DataError
 from expunge.evaluation.metrics.grun import LETTERS, grun_metrics, multiple_choice_prompt, shuffled_choices
 from expunge.evaluation.metrics.tokens import Columns
 from expunge.evaluation.scorer import score_sequences
-from expunge.evaluation.suites.base import Measure, Probe, Suite
+from expunge.evaluation.suites.base import Measure, Probe, Suite, has_choices
 
 
 def shuffled_accuracy(probe: Probe) -> Columns:
@@ -77,8 +77,9 @@ SUITE = Suite(
             key="grun_shuffled",
             columns=("shuffled_correct_legacy",),
             function=shuffled_accuracy,
+            fits=has_choices,
             needs_generation=False,
-            cost="one pass over the prompts of its multiple-choice rows, none where there are none",
+            cost="one pass over the prompts of its multiple-choice rows",
         ),
     ),
 )

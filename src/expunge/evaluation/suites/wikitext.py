@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from expunge.benchmarks.wikitext import WIKITEXT
+from expunge.data.rows import Row
 from expunge.evaluation.metrics import Columns
 from expunge.evaluation.metrics.windows import TEXT_SETS, WINDOW_COLUMNS, window_metrics
 from expunge.evaluation.probing.settings import MeasureSettings
@@ -15,6 +16,11 @@ from expunge.progress import bar
 LONGEST = 10_000_000
 
 
+def is_running_text(rows: tuple[Row, ...]) -> bool:
+    """Whether no row asks anything."""
+    return bool(rows) and not any(row.prompt or row.history for row in rows)
+
+
 def measure_windows(probe: Probe) -> Columns:
     """Score every document of a set in windows; nothing for a set with prompts.
 
@@ -22,7 +28,7 @@ def measure_windows(probe: Probe) -> Columns:
     have none. WikiText's rows are detokenised; their words and bytes are those of the original.
     Settings: ``max_length``, ``pack_tokens``, ``legacy``; see :func:`~expunge.evaluation.windows.rolling_columns`.
     """
-    if not probe.rows or any(row.prompt or row.history for row in probe.rows):
+    if not is_running_text(probe.rows):
         return {}
     settings = MeasureSettings("windows", probe.settings)
     documents = joined_pieces(probe.rows)
@@ -60,6 +66,7 @@ SUITE = Suite(
             columns=WINDOW_COLUMNS,
             function=measure_windows,
             sets=TEXT_SETS,
+            fits=is_running_text,
             needs_generation=False,
             cost="one pass over its documents in windows of the model's length",
             settings=("max_length", "pack_tokens", "legacy"),
