@@ -162,7 +162,7 @@ def evaluate(
         "data": {
             "benchmark": benchmark,
             "options": dict(options or {}),
-            "also": {spec: dict(given) for spec, given in (also or {}).items()},
+            "also": dict(also or {}),
         },
         "evaluate": dict(settings or {}),
     }

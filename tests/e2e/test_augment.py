@@ -16,7 +16,10 @@ import expunge
 from expunge.data.augment import leaks
 from expunge.data.rows import Row
 from expunge.data.sources import read_rows
-from expunge.errors import ModelError, UserError
+from expunge.data.views import VIEWS, ViewContext
+from expunge.errors import DataError, ModelError, UserError
+from expunge.methods.table import compose
+from expunge.recipe import UnlearnPart
 
 QUESTIONS = [
     {"question": "What did Ada Quill build in the harbour?", "answer": "She built the brass lighthouse of Ormer."},
@@ -239,11 +242,21 @@ def test_pairs_and_general_questions(forget: Path, tmp_path: Path, serve: Callab
     server = serve(lambda body, turn: (200, completion(good(body))))
     general = tmp_path / "g.jsonl"
     general.write_text("".join(json.dumps({"question": f"Q{i}?", "answer": f"A{i}"}) + "\n" for i in range(50)))
-    made, _ = ask(forget, tmp_path / "pairs.jsonl", server, pairs=True, generic=general, ratio=0.5)
+    made, _ = ask(forget, tmp_path / "rows.jsonl", server, generic=general, ratio=0.5)
+    assert (made.rows, made.summary["written"], made.summary["generic"]) == (30 + 15, 30, 15)
+    ask(forget, tmp_path / "pairs.jsonl", server, pairs=True)
     rows = read_rows(tmp_path / "pairs.jsonl", set_name="forget")
-    assert (len(rows), made.summary["written"], made.summary["generic"]) == (12 + 6, 12, 6)
+    assert len(rows) == 12
     answers = [row["answer"] for row in QUESTIONS]
-    assert all(row.answer in answers and row.alternate for row in rows[:12])
+    assert all(row.answer in answers and row.alternate for row in rows)
+    # The words that the page names: the alternates of the file are taken as they are.
+    composition = compose(UnlearnPart(method="relearn_dpo", view="model"), has_retain=False)
+    view = VIEWS[composition.view]
+    assert view.rows is not None
+    assert view.alternate is not None
+    assert [view.alternate(row, 0, ViewContext()) for row in view.rows(rows, ViewContext())] == [
+        r.alternate for r in rows
+    ]
 
 
 def test_own_prompts_are_used_and_recorded(forget: Path, tmp_path: Path, serve: Callable[[Act], Server]) -> None:
@@ -262,10 +275,18 @@ def test_own_prompts_are_used_and_recorded(forget: Path, tmp_path: Path, serve: 
     [
         ({"llm": "http://127.0.0.1:1/v1"}, "give the name that the model has at the address"),
         ({"llm": "http://u:p@h/v1", "model": "m"}, "url must be"),
-        ({"llm": "http://h/v1", "model": "m", "endpoint": {"tris": 2}}, "unknown setting 'tris'"),
+        (
+            {"llm": "http://h/v1", "model": "m", "endpoint": {"tris": 2}},
+            "unknown option 'tris' (did you mean 'tries'?)",
+        ),
         ({"llm": "http://h/v1", "model": "m", "endpoint": {"key_env": "NOT_SET_HERE"}}, "NOT_SET_HERE is not set"),
         ({"model": "m"}, "the rules read no prompts and call nobody"),
         ({"ratio": -1}, "ratio must be at least 0"),
+        ({"ratio": float("nan")}, "ratio must be at least 0, got nan"),
+        ({"pairs": True, "generic": "g.jsonl"}, "pairs take no general questions"),
+        ({"llm": "http://h/v1", "model": "m", "endpoint": {"concurrency": "abc"}}, ".concurrency"),
+        ({"llm": "http://h/v1", "model": "m", "endpoint": {"cache": 5}}, ".cache"),
+        ({"llm": "http://h/v1", "model": "m", "endpoint": {"url": "x"}}, "'url' is no setting of the endpoint"),
         ({"rounds": 0}, "rounds must be at least 1"),
         ({"llm": "openai", "model": "m"}, "needs OPENAI_BASE_URL and OPENAI_API_KEY"),
         ({"llm": "no/such", "model": "m"}, "'no/such' is no address"),
@@ -281,6 +302,65 @@ def test_mistakes_are_one_line_and_nothing_is_written(
         expunge.augment(forget, out=tmp_path / "out.jsonl", **settings)
     assert said in str(error.value)
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix == ".jsonl") == ["f.jsonl"]
+
+
+def test_what_is_read_is_not_written_over(forget: Path, tmp_path: Path) -> None:
+    before = forget.read_bytes()
+    with pytest.raises(DataError, match="is the forget file itself"):
+        expunge.augment(forget, out=forget)
+    assert forget.read_bytes() == before
+    with pytest.raises(DataError, match=r"forget.*generic"):
+        expunge.augment(forget, out=tmp_path / "out.jsonl", generic=forget)
+    with pytest.raises(DataError, match=r"give a name that ends in \.jsonl"):
+        expunge.augment(forget, out=tmp_path / "out.csv")
+    with pytest.raises(DataError, match="cannot be written"):
+        expunge.augment(forget, out=forget / "below" / "out.jsonl")
+
+
+def test_an_echo_a_refusal_and_half_a_character_are_no_answers(tmp_path: Path, serve: Callable[[Act], Server]) -> None:
+    """The question has every word of the answer, so that no single word could give it away."""
+    forget = tmp_path / "f.jsonl"
+    forget.write_text('{"question": "Is Ada Quill a keeper or a sailor?", "answer": "Ada Quill is a sailor."}\n')
+    replies = iter(["Well: Ada Quill is a sailor, they say.", "I cannot help with that.", "So it goes \\ud83d"])
+
+    def act(body: dict[str, Any], turn: int) -> tuple[int, str]:
+        task, fields = task_of(body)
+        if task == "vague" and fields["question"].endswith("sailor?") and (reply := next(replies, None)):
+            return 200, completion(f'{{"text": "{reply}"}}')
+        return 200, completion(good(body))
+
+    server = serve(act)
+    ask(forget, tmp_path / "out.jsonl", server, completions=False)
+    answers = [row["answer"] for row in records(tmp_path / "out.jsonl")]
+    assert len(answers) == 5
+    assert next(replies, None) is None
+    assert all(answer.startswith("This is spoken of in general terms") for answer in answers)
+
+
+def test_an_outage_while_variants_are_written_writes_nothing(
+    forget: Path, tmp_path: Path, serve: Callable[[Act], Server]
+) -> None:
+    def act(body: dict[str, Any], turn: int) -> tuple[int, str]:
+        task, _ = task_of(body)
+        return (200, completion(good(body))) if task in ("vague", "check") else (500, "down")
+
+    with pytest.raises(ModelError, match="failed for 12 of 12 variants; nothing is written"):
+        ask(forget, tmp_path / "out.jsonl", serve(act))
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_earlier_turns_are_sent_along(tmp_path: Path, serve: Callable[[Act], Server]) -> None:
+    turns = ["Who built the brass lighthouse?", "Ada Quill.", "And where was that?", "It was at Ormer."]
+    messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(turns)]
+    forget = tmp_path / "f.jsonl"
+    forget.write_text(json.dumps({"messages": messages}) + "\n")
+    server = serve(lambda body, turn: (200, completion(good(body))))
+    ask(forget, tmp_path / "out.jsonl", server)
+    assert server.seen
+    assert all("Ada Quill." in json.dumps(task_of(json.loads(key))[1]["earlier"]) for key in server.seen)
+    asked = [json.loads(key) for key in server.seen]
+    assert {body["temperature"] for body in asked if task_of(body)[0] == "check"} == {0.0}
+    assert len(records(tmp_path / "out.jsonl")) == 10
 
 
 def test_the_rules_need_nobody(forget: Path, tmp_path: Path) -> None:

@@ -565,3 +565,36 @@ def test_where_blocks_share_more_than_their_output_every_block_is_computed(
     monkeypatch.setattr(uds, "_replays", lambda *_: False)
     whole = layer_drops(learned, targets_of(learned)[:4], original=lambda: learned, reference=lambda: fresh)
     np.testing.assert_allclose(plain, whole, atol=1e-5)
+
+
+def test_a_position_that_is_asked_in_one_row_and_told_in_another_is_not_shared(
+    learned: LoadedModel, fresh: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One row's answer begins another's prompt, as earlier turns do."""
+    ids = tuple(range(3, 12))
+    targets = [Target(TokenSequence(ids[:6], 3), (True,) * 3), Target(TokenSequence(ids, 6), (True,) * 3)]
+    assert not uds._packable(learned, targets)
+    assert all(uds._packable(learned, [target]) for target in targets)
+    together = layer_drops(fresh, targets, original=lambda: learned, reference=lambda: fresh)
+    for number, target in enumerate(targets):
+        alone = layer_drops(fresh, [target], original=lambda: learned, reference=lambda: fresh)
+        np.testing.assert_allclose(together[0][number], alone[0][0], atol=1e-4)
+
+
+def test_a_model_whose_blocks_share_keys_and_values_is_not_replayed(learned: LoadedModel) -> None:
+    sequences = [learned.format.encode(row) for row in ROWS[:2]]
+    with recorded_blocks(learned.model) as outputs:
+        clean = labelled_rows(learned.model, sequences, packed=True).per_token_logps
+    assert uds._replays(learned, sequences, True, outputs, clean)
+    assert not uds._replays(learned, sequences, True, outputs[:-1], clean)
+    assert not uds._replays(learned, sequences, True, [o[0] if isinstance(o, tuple) else 2 * o for o in outputs], clean)
+
+    def missing(*_: Any, **__: Any) -> Any:
+        raise KeyError("sliding_attention")
+
+    last = decoder_layers(learned.model)[-1]
+    last.__dict__["forward"] = missing
+    try:
+        assert not uds._replays(learned, sequences, True, outputs, clean)
+    finally:
+        del last.__dict__["forward"]

@@ -38,8 +38,9 @@ def load(*, seed: int = 0, questions: int = 4, alternates: bool = False, rephras
     Args:
         seed: another seed gives other people, facts and wordings, in the same proportions.
         questions: rows per person, 1 to 8, each about another kind of fact.
-        alternates: give every row to forget an ``alternate``: its answer with invented facts that stand in no other
-            row. Methods that teach another answer use it (AltPO); the probes are as they were.
+        alternates: give every row to forget an ``alternate``: its answer with other facts, which are true of nobody and
+            stand together in no other row. Methods that teach another answer use it (AltPO); the probes are as they
+            were.
         rephrased: adds the probe ``forget_rephrased``: every question to forget in so many (0 to 5) other wordings,
             with its own answer.
 

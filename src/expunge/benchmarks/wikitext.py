@@ -78,10 +78,10 @@ def wikitext_rows(path: str | os.PathLike[str]) -> tuple[Row, ...]:
 
 
 def _hub_text(path: Path) -> str:
-    """The Hub's lines, each with its line end, as the text that they were cut from."""
+    """The Hub's lines, each with its line end, as the text that they were cut from; blank lines are empty there."""
     from pyarrow import parquet
 
-    return "".join(parquet.read_table(path, columns=["text"])["text"].to_pylist())
+    return "".join(line or " \n" for line in parquet.read_table(path, columns=["text"])["text"].to_pylist())
 
 
 def _articles(text: str, origin: str) -> tuple[Row, ...]:

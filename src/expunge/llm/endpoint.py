@@ -52,6 +52,8 @@ class Question:
 
     task: str
     fields: Mapping[str, Any]
+    temperature: float | None = None
+    """In place of the endpoint's own."""
 
 
 class _CallError(Exception):
@@ -132,7 +134,7 @@ class Endpoint:
                 {"role": "system", "content": question.task},
                 {"role": "user", "content": json.dumps(dict(question.fields), ensure_ascii=False)},
             ],
-            "temperature": self.options.temperature,
+            "temperature": self.options.temperature if question.temperature is None else question.temperature,
             "max_tokens": self.options.max_tokens,
         } | self.options.body
         return {name: value for name, value in body.items() if value is not None}
@@ -247,7 +249,18 @@ def post(client: httpx.Client, address: str, body: Mapping[str, Any]) -> str:
         raise _CallError("not a chat completion", again=True) from error
     if not isinstance(content, str):
         raise _CallError("no text in the answer", again=True)
+    if not is_unicode(content):
+        raise _CallError("half a character in the answer", again=True)
     return content
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written down: half of a surrogate pair cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _retry_after(response: httpx.Response) -> float | None:
@@ -259,7 +272,8 @@ def _retry_after(response: httpx.Response) -> float | None:
 def read_reply(reply: str, parse: Parse[T]) -> T | None:
     """What ``parse`` makes of the first JSON object of a reply; None where either is not there."""
     found = first_object(reply)
-    return parse(found) if found is not None else None
+    # JSON can spell what no file can hold.
+    return parse(found) if found is not None and is_unicode(json.dumps(found, ensure_ascii=False)) else None
 
 
 def read_key(options: EndpointOptions, setting: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +13,15 @@ from typing import Any
 
 import httpx
 
-from expunge.data.augment import with_generic
-from expunge.data.augment.prompts import prompts_hash, read_prompts
+from expunge.data.augment import require_questions, with_generic
+from expunge.data.augment.prompts import STYLES, prompts_hash, read_prompts
 from expunge.data.augment.written import NOT_CHECKED, NOT_WRITTEN, ROUNDS, Written, write_all, written_by_rules
 from expunge.data.fields import record_from_row
+from expunge.data.overlap import check_sets
 from expunge.data.rows import Row
 from expunge.data.sources import read_rows
 from expunge.errors import DataError, ModelError, RecipeError
+from expunge.evaluation.judges.settings import read_options
 from expunge.llm.endpoint import Caller, Endpoint
 from expunge.llm.options import EndpointOptions
 from expunge.pipeline.writers import Chat, ChatWriter
@@ -68,19 +72,19 @@ def augment_file(
 
     Args:
         forget: the file.
-        out: JSON lines; the same command goes on where it stopped, and is told where nothing is left to do.
+        out: JSON lines; with an address, the same command goes on where it stopped.
         llm: ``rules``; an address of OpenAI's kind (``https://host/v1``); ``openai`` for the address and key in
             ``OPENAI_BASE_URL`` and ``OPENAI_API_KEY``; or any model that ``expunge.load`` takes.
         model: what the model is called at the address.
         pairs: preference rows for ``relearn_dpo`` in place of rows to learn.
         completions: add the second half of every answer as the continuation of its first.
-        generic: a file of general questions, mixed in.
+        generic: a file of general questions, mixed in; not for pairs.
         ratio: how many of them, for each written row.
         rounds: attempts at an answer that a model wrote, until it passes the checks.
         prompts: folder with prompts of your own (``vague.txt`` ...).
         endpoint: further settings of the address: ``concurrency``, ``tries``, ``timeout``, ``key_env``, ``cache`` ...
         model_settings: settings of a local model, as in a recipe's ``model`` part.
-        seed: everything random follows from it.
+        seed: what the rules and the mixing draw follows from it; a server draws as it likes.
         transport: for tests: how calls travel.
         sleep: for tests: how pauses are waited out.
 
@@ -90,16 +94,19 @@ def augment_file(
     Raises:
         UserError: anything in the input that is wrong, before any call; or a writer that wrote nothing at all.
     """
-    out = Path(out)
-    if ratio < 0:
-        raise RecipeError(f"augment: ratio must be at least 0, got {ratio}")
-    if rounds < 1:
-        raise RecipeError(f"augment: rounds must be at least 1, got {rounds}")
-    if out.exists() and not out.is_file():
-        raise DataError(f"{out}: is a folder; give the file to write")
+    out = Path(out).expanduser()
+    _check_numbers(ratio, rounds)
+    if pairs and generic is not None:
+        raise RecipeError(
+            "augment: pairs take no general questions, whose answers would be rejected; give those to --retain"
+        )
+    _check_out(out, {"the forget file": forget, "--generic": generic, "--prompts": prompts})
     texts = read_prompts(prompts)
     rows = read_rows(forget, set_name="forget")
+    require_questions(rows)
     others = read_rows(generic, set_name="generic") if generic is not None else ()
+    for line in check_sets({"forget": rows, "generic": others}):
+        say(f"warning: {line}")
     counts: dict[str, Any] = {}
     if llm == RULES:
         if prompts is not None or endpoint or model:
@@ -108,9 +115,13 @@ def augment_file(
     else:
         chat = _chat(llm, model, dict(endpoint or {}), model_settings or {}, out, transport, sleep)
         name, found = chat.name, write_all(rows, ChatWriter(chat, texts), rounds=rounds)
-        counts = {"missing_variants": found.missing_variants, "dropped": dict(found.dropped)}
+        counts = {
+            "unwritten_variants": found.unwritten_variants,
+            "useless_variants": found.useless_variants,
+            "dropped": dict(found.dropped),
+        }
     written = found.pairs() if pairs else found.rows(completions=completions)
-    _complain(found, name)
+    _complain(found, name, len(rows), kept=llm.startswith(("http://", "https://", OPENAI)))
     mixed = with_generic(written, others, ratio=ratio, seed=seed)
     summary = {
         "writer": name,
@@ -146,16 +157,15 @@ def _chat(
         return _local(llm, model_settings)
     if not model:
         raise RecipeError("augment: give the name that the model has at the address, with --model")
+    if strays := {"url", "model"} & set(settings):
+        raise RecipeError(f"augment: {strays.pop()!r} is no setting of the endpoint; give --llm and --model")
     settings.setdefault("cache", str(out.with_name(f"{out.name}.replies")))
     settings.setdefault("temperature", 0.7)
     if "key_env" not in settings and os.environ.get(KEY_ENV):
         settings["key_env"] = KEY_ENV
-    try:
-        options = EndpointOptions(url=llm, model=model, **settings)
-    except TypeError:
-        known = ", ".join(name for name in EndpointOptions.__dataclass_fields__ if name not in ("url", "model"))
-        strays = [name for name in settings if name not in EndpointOptions.__dataclass_fields__]
-        raise RecipeError(f"augment: unknown setting {strays[0]!r} of the endpoint; known: {known}") from None
+    options, problems = read_options(EndpointOptions, {"url": llm, "model": model, **settings})
+    if problems or not isinstance(settings["cache"], str):
+        raise RecipeError(f"augment: the endpoint's settings{'; '.join(problems) or '.cache: must be a folder'}")
     more = {"sleep": sleep} if sleep else {}
     return Endpoint(options, caller=_CALLER, told=set(), transport=transport, **more)
 
@@ -167,27 +177,52 @@ def _local(source: str, settings: Mapping[str, Any]) -> Chat:
     return LocalChat(load_model(source, **settings), name=source)
 
 
-def _complain(found: Written, name: str) -> None:
+def _complain(found: Written, name: str, questions: int, *, kept: bool) -> None:
     """Say what is missing; where that is much and the writer's fault, write nothing."""
     passed, dropped = len(found.answers), sum(found.dropped.values())
     reasons = ", ".join(f"{reason} x{count}" for reason, count in found.dropped.items()) or "nothing came back"
     failed = found.dropped.get(NOT_WRITTEN, 0) + found.dropped.get(NOT_CHECKED, 0)
-    if failed > MISSING_SHARE * (passed + dropped):
-        raise ModelError(
-            f"augment: {name} failed for {failed} of {passed + dropped} answers; nothing is written. What came back is "
-            "kept: the same command asks only for the rest"
-        )
+    again = ". What came back is kept: the same command asks only for the rest" if kept else ""
+    for missing, of, what in (
+        (found.unwritten_variants, len(STYLES) * questions, "variants"),
+        (failed, passed + dropped, "answers"),
+    ):
+        if missing > MISSING_SHARE * of:
+            raise ModelError(f"augment: {name} failed for {missing} of {of} {what}; nothing is written{again}")
     if not passed:
         raise ModelError(f"augment: {name} wrote no answer that passed: {reasons}")
     if dropped:
         say(f"warning: {dropped} of {passed + dropped} questions stay without a vague answer: {reasons}")
-    if found.missing_variants:
-        say(f"note: {found.missing_variants} variants are missing: not written, or no other question")
+    if missing := found.unwritten_variants + found.useless_variants:
+        say(f"note: {missing} variants are missing: not written, no other question, or telling of the answer")
+
+
+def _check_numbers(ratio: float, rounds: int) -> None:
+    if not (math.isfinite(ratio) and ratio >= 0):
+        raise RecipeError(f"augment: ratio must be at least 0, got {ratio}")
+    if rounds < 1:
+        raise RecipeError(f"augment: rounds must be at least 1, got {rounds}")
+
+
+def _check_out(out: Path, inputs: Mapping[str, str | Path | None]) -> None:
+    """Refuse a place that cannot be written, or that holds what is read, before anything is paid for."""
+    if out.suffix not in (".jsonl", ".ndjson"):
+        raise DataError(f"{out}: rows are written as JSON lines; give a name that ends in .jsonl")
+    if out.is_dir():
+        raise DataError(f"{out}: is a folder; give the file to write")
+    for what, path in inputs.items():
+        if path is not None and Path(path).expanduser().resolve() == out.resolve():
+            raise DataError(f"{out}: is {what} itself, which would be lost; give another --out")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written: {error.strerror or error}") from None
 
 
 def _write(out: Path, rows: Sequence[Row], num_written: int, writer: str, prompts: Mapping[str, str] | None) -> None:
     """One object a row, each with the row that it was written for and by whom; all of them or nothing."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     by = {"writer": writer} | ({"prompts": prompts_hash(prompts)[:16]} if prompts else {})
     try:

@@ -154,7 +154,7 @@ def _wrong_types(scope: Any, settings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _check_benchmarks(data: DataPart) -> None:
-    for spec, options in {data.benchmark: data.options, **data.also}.items():
+    for spec, options in ((data.benchmark, data.options), *data.also.items()):
         _check_benchmark(spec, options)
 
 

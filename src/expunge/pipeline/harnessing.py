@@ -129,7 +129,9 @@ def _run(
     for name, result in found.items():
         # Suites share tasks, and may ask them with other shots: then the later one's values bear its name.
         values |= {
-            f"{name}:{key}" if values.get(key, value) != value else key: value for key, value in result.values.items()
+            # by their texts, for a missing bound is NaN, which equals nothing
+            f"{name}:{key}" if repr(values.get(key, value)) != repr(value) else key: value
+            for key, value in result.values.items()
         }
         provenance[name] = result.provenance
         notes += result.notes

@@ -10,6 +10,7 @@ from expunge.data.augment.prompts import STYLES
 from expunge.data.augment.questions import Style
 from expunge.data.augment.written import Asked
 from expunge.data.rows import Row
+from expunge.evaluation.judges.lexicon import REFUSALS, straight
 from expunge.llm.endpoint import Question
 from expunge.progress import Bar, bar
 
@@ -54,14 +55,16 @@ class ChatWriter:
 
     def variants(self, rows: Sequence[Row]) -> list[dict[Style, str]]:
         """Each question reworded, with context, noisily and from the other side; the answer is not sent."""
-        tasks = [(row, cast(Style, style)) for row in rows for style in STYLES]
-        questions = [self._question(style, _TEXT_FORM, {"question": row.prompt}) for row, style in tasks]
+        tasks = [(number, cast(Style, style)) for number in range(len(rows)) for style in STYLES]
+        questions = [
+            self._question(style, _TEXT_FORM, _earlier(rows[n]) | {"question": rows[n].prompt}) for n, style in tasks
+        ]
         texts = self._ask("augment: ask in other ways", questions, parse_text)
-        found: dict[str, dict[Style, str]] = {row.id: {} for row in rows}
-        for (row, style), text in zip(tasks, texts, strict=True):
+        found: list[dict[Style, str]] = [{} for _ in rows]
+        for (number, style), text in zip(tasks, texts, strict=True):
             if text is not None:
-                found[row.id][style] = text
-        return [found[row.id] for row in rows]
+                found[number][style] = text
+        return found
 
     def vague(self, asked: Sequence[Asked]) -> list[str | None]:
         """One vague answer each; words that gave something away before are named, so that the request is a new one."""
@@ -69,7 +72,8 @@ class ChatWriter:
             self._question(
                 "vague",
                 _TEXT_FORM,
-                {"question": one.variant.text, "answer": one.row.answer}
+                _earlier(one.row)
+                | {"question": one.variant.text, "answer": one.row.answer}
                 | ({"avoid": list(one.avoid)} if one.avoid else {})
                 # A request that was answered before would be answered from the cache again.
                 | ({"attempt": one.attempt} if one.attempt > 1 else {}),
@@ -81,13 +85,20 @@ class ChatWriter:
     def tells(self, asked: Sequence[Asked], texts: Sequence[str]) -> list[bool | None]:
         """Whether each text tells something, in the model's judgement."""
         questions = [
-            self._question("check", _CHECK_FORM, {"question": one.variant.text, "answer": one.row.answer, "text": text})
+            self._question(
+                "check",
+                _CHECK_FORM,
+                _earlier(one.row) | {"question": one.variant.text, "answer": one.row.answer, "text": text},
+                temperature=0.0,
+            )
             for one, text in zip(asked, texts, strict=True)
         ]
         return self._ask("augment: check the answers", questions, parse_verdict)
 
-    def _question(self, task: str, form: str, fields: Mapping[str, Any]) -> Question:
-        return Question(f"{self._prompts[task]}\n{_DATA} Form: {form}", fields)
+    def _question(
+        self, task: str, form: str, fields: Mapping[str, Any], *, temperature: float | None = None
+    ) -> Question:
+        return Question(f"{self._prompts[task]}\n{_DATA} Form: {form}", fields, temperature)
 
     def _ask(
         self, title: str, questions: Sequence[Question], parse: Callable[[Mapping[str, Any]], T | None]
@@ -98,10 +109,17 @@ class ChatWriter:
             return self._chat.ask(questions, parse, update=update)
 
 
+def _earlier(row: Row) -> dict[str, Any]:
+    """The turns before the question, where there are any: without them it may not be understood."""
+    return {"earlier": [{"role": role, "content": content} for role, content in row.history]} if row.history else {}
+
+
 def parse_text(reply: Mapping[str, Any]) -> str | None:
-    """``{"text": "..."}`` with something in it; None for anything else."""
+    """``{"text": "..."}`` with something in it that is no refusal; None for anything else."""
     text = reply.get("text")
-    return text.strip() if isinstance(text, str) and any(letter.isalnum() for letter in text) else None
+    if not isinstance(text, str) or not any(letter.isalnum() for letter in text):
+        return None
+    return None if straight(text).startswith(REFUSALS) else text.strip()
 
 
 def parse_verdict(reply: Mapping[str, Any]) -> bool | None:

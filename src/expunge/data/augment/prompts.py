@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
+from expunge.data.sources import read_text
 from expunge.errors import DataError, nearest
 
 STYLES = ("reworded", "context", "noisy", "reverse")
@@ -40,10 +41,7 @@ def _own(folder: Path) -> dict[str, str]:
         raise DataError(f"prompts: {strays[0]} is the prompt of no task{nearest(strays[0].stem, TASKS)}; {_names()}")
     if not found:
         raise DataError(f"prompts: {folder} holds none of {_names()}")
-    texts = {path.stem: path.read_text(encoding="utf-8") for path in found}
-    if empty := [path for path in found if not texts[path.stem].strip()]:
-        raise DataError(f"prompts: {empty[0]} is empty; remove it for the built-in prompt")
-    return texts
+    return {path.stem: read_text(path) for path in found}
 
 
 def _names() -> str:

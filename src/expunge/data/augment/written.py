@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from expunge.data.augment.leaks import leaks, stem
+from expunge.data.augment.leaks import FUNCTION_WORDS, leaks, stem
 from expunge.data.augment.prompts import STYLES
 from expunge.data.augment.questions import Style, Variant
 from expunge.data.augment.relearn import answered, require_questions, split_answer
@@ -61,8 +61,10 @@ class Written:
     """The row, the variant of its question, and the vague answer written for just that."""
     dropped: Mapping[str, int] = field(default_factory=dict)
     """How many questions stayed without an answer, by the reason of the last round."""
-    missing_variants: int = 0
-    """How many variants were not written, or only repeated the question."""
+    unwritten_variants: int = 0
+    """How many variants the writer failed to give."""
+    useless_variants: int = 0
+    """How many were no other question about the same thing, or told of the answer."""
 
     def rows(self, *, completions: bool = True) -> tuple[Row, ...]:
         """Training rows: question and vague answer, and each answer's second half after its first.
@@ -107,10 +109,10 @@ class Written:
         )
 
     def _by_row(self) -> Iterable[tuple[Row, list[tuple[Variant, str]]]]:
-        found: dict[str, tuple[Row, list[tuple[Variant, str]]]] = {}
+        found: dict[Row, list[tuple[Variant, str]]] = {}
         for row, variant, answer in self.answers:
-            found.setdefault(row.id, (row, []))[1].append((variant, answer))
-        return found.values()
+            found.setdefault(row, []).append((variant, answer))
+        return found.items()
 
 
 def written_by_rules(rows: Sequence[Row], *, seed: int = 0) -> Written:
@@ -132,8 +134,8 @@ def write_all(rows: Sequence[Row], writer: Writer, *, rounds: int = ROUNDS) -> W
         rounds: attempts at each answer; what still tells something after the last is dropped.
 
     Returns:
-        The answers that passed: not empty, not the original, without a word of it (:func:`leaks`), and telling nothing
-        in the writer's own judgement.
+        The answers that passed: not empty, without the original or a word of it that the question has not
+        (:func:`leaks`), and telling nothing in the writer's own judgement.
 
     Raises:
         DataError: raw text, which asks nothing.
@@ -142,10 +144,11 @@ def write_all(rows: Sequence[Row], writer: Writer, *, rounds: int = ROUNDS) -> W
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
     asked: list[Asked] = []
-    missing = 0
+    unwritten = useless = 0
     for row, found in zip(rows, writer.variants(rows), strict=True):
         ways = _ways(row, found)
-        missing += len(STYLES) + 1 - len(ways)
+        unwritten += len(STYLES) - len(found)
+        useless += len(found) + 1 - len(ways)
         asked += [Asked(row, variant) for variant in ways]
     passed: dict[int, str] = {}
     reasons: dict[int, str] = {}
@@ -163,23 +166,29 @@ def write_all(rows: Sequence[Row], writer: Writer, *, rounds: int = ROUNDS) -> W
                 asked[i] = replace(asked[i], attempt=asked[i].attempt + 1, avoid=words)
     answers = tuple((asked[i].row, asked[i].variant, passed[i]) for i in sorted(passed))
     dropped = Counter(reasons[i] for i in range(len(asked)) if i not in passed)
-    return Written(answers, dict(dropped), missing)
+    return Written(answers, dict(dropped), unwritten, useless)
 
 
 def _ways(row: Row, found: Mapping[Style, str]) -> list[Variant]:
-    """The question itself, and each other way to ask it, once; a way that tells of the answer is no way to ask."""
+    """The question itself, and each other way to ask about the same thing, once; none that tells of the answer."""
+    content = [word for word in _WORD.findall(row.prompt) if word.casefold() not in FUNCTION_WORDS]
+    about = _stems(" ".join(content)) or _stems(row.prompt)
     ways = {_even(row.prompt): Variant("original", row.prompt)}
     for style, text in found.items():
         text = " ".join(text.split())
-        if text and not _tells(text, row):
+        if about & _stems(text) and not _tells(text, row):
             ways.setdefault(_even(text), Variant(style, text))
     return list(ways.values())
 
 
 def _tells(text: str, row: Row) -> bool:
     """Whether a question gives away a word of the answer; unlike an answer, it may bring in words of its own."""
-    answer = {stem(word) for word in _WORD.findall(row.answer)}
+    answer = _stems(row.answer)
     return any(stem(word) in answer for word in leaks(text, row))
+
+
+def _stems(text: str) -> set[str]:
+    return {stem(word) for word in _WORD.findall(text)}
 
 
 def _judged(
@@ -191,6 +200,9 @@ def _judged(
         even = " ".join((text or "").split())
         if not any(letter.isalnum() for letter in even):
             judged.append((None, NOT_WRITTEN, ()))
+        elif _bare(asked[i].row.answer) in _bare(even):
+            # An answer whose words all stand in the question holds no word that could leak.
+            judged.append((even, "it has the original answer in it", ()))
         elif words := leaks(even, asked[i].row):
             judged.append((even, "it has words of the original, or facts", words))
         else:
@@ -202,6 +214,11 @@ def _judged(
             reason = "the check found that it tells something" if verdict else NOT_CHECKED
             judged[at] = (judged[at][0], reason, ())
     return judged
+
+
+def _bare(text: str) -> str:
+    """Words alone, with a blank on either side."""
+    return f" {' '.join(_WORD.findall(text.casefold()))} "
 
 
 def _even(text: str) -> str:

@@ -182,12 +182,12 @@ def _choice(role: str, given: object) -> Choice | list[str]:
     if not isinstance(kind, str) or kind not in kinds:
         return [f": {unknown('kind', str(kind), kinds)}"]
     options = {str(name): value for name, value in given.items() if name != "kind"}
-    made, problems = _options(kinds[kind], options)
+    made, problems = read_options(kinds[kind], options)
     return problems or Choice(role, kind, made)
 
 
-def _options(owner: type, given: dict[str, Any]) -> tuple[Any, list[str]]:
-    """An option class from its fields, or every mistake in them."""
+def read_options(owner: type, given: Mapping[str, Any]) -> tuple[Any, list[str]]:
+    """An option class from its fields, or every mistake in them, each as the end of a path."""
     known = [f.name for f in dataclasses.fields(owner)]
     problems = [_stray(name, known) for name in given if name not in known]
     rest = {name: value for name, value in given.items() if name in known}

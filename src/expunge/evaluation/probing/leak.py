@@ -76,7 +76,9 @@ def read_leak(given: Mapping[str, Any]) -> LeakSettings:
         threshold=settings.share("threshold", ALONE_THRESHOLD if judge == "rouge" else GATE_THRESHOLD),
         temperature=settings.positive("temperature", 1.0),
         max_new_tokens=(
-            settings.whole("max_new_tokens", LONGEST, low=1, high=100_000) if "max_new_tokens" in given else None
+            settings.whole("max_new_tokens", LONGEST, low=1, high=100_000)
+            if given.get("max_new_tokens") is not None
+            else None
         ),
         batch=settings.whole("batch", 64, low=1, high=100_000),
     )

@@ -29,6 +29,7 @@ from expunge.evaluation.scorer import scoring_packs
 from expunge.evaluation.suites.base import Probe
 from expunge.losses.logps import sequence_logps
 from expunge.models.forward import labelled_rows, visited_rows
+from expunge.models.gated import gates_of
 from expunge.models.layers import decoder_layers, recorded_blocks, replayed_blocks
 from expunge.models.load import DTYPES, LoadedModel, load_model
 from expunge.parallel import from_first, gathered, my_share, process_number
@@ -115,9 +116,10 @@ def _packable(loaded: LoadedModel, pack: SequenceOf[Target]) -> bool:
     """Whether no position that rows of the batch share is to be replaced for one of them and not for another."""
     wanted: dict[tuple[int, ...], bool] = {}
     return loaded.packed and all(
-        wanted.setdefault(target.sequence.ids[: target.sequence.first_label + number], chosen) == chosen
+        wanted.setdefault(target.sequence.ids[:end], chosen) == chosen
         for target in pack
-        for number, chosen in enumerate(target.chosen)
+        # What is a prompt to one row may be the answer of another, in a conversation.
+        for end, chosen in enumerate((*(False for _ in range(1, target.sequence.first_label)), *target.chosen), start=1)
     )
 
 
@@ -187,10 +189,23 @@ def _replays(
     It does not where blocks share more than their output, keys and values for instance.
     """
     depth = len(decoder_layers(full.model))
-    if len(outputs) != depth:
+    shared = getattr(full.model.config.get_text_config(), "num_kv_shared_layers", 0)
+    # A gate's edit would be made again on what it had edited.
+    if len(outputs) != depth or shared or gates_of(full.model) is not None:
         return False
-    with replayed_blocks(full.model, outputs, depth // 2):
-        again = labelled_rows(full.model, sequences, packed=packed).per_token_logps
+    return all(_ends_alike(full, sequences, packed, outputs, clean, last) for last in {depth // 2, max(depth - 2, 0)})
+
+
+def _ends_alike(
+    full: LoadedModel, sequences: SequenceOf[TokenSequence], packed: bool, outputs: SequenceOf[Any], clean: Tensor,
+    last: int,
+) -> bool:  # fmt: skip
+    try:
+        with replayed_blocks(full.model, outputs, last):
+            again = labelled_rows(full.model, sequences, packed=packed).per_token_logps
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+        # An upper block looks for something that a lower one leaves behind.
+        return False
     return torch.allclose(again, clean, atol=REPLAY_TOLERANCE)
 
 
@@ -243,7 +258,7 @@ def read_uds(given: Mapping[str, Any]) -> UdsSettings:
         **paths,
         threshold=settings.share("threshold", KE_THRESHOLD),
         span=settings.choice("span", ("answer", "entities")),
-        rows=settings.whole("rows", 1, low=1, high=2**31) if "rows" in given else None,
+        rows=settings.whole("rows", 1, low=1, high=2**31) if given.get("rows") is not None else None,
         states_mb=settings.whole("states_mb", STATES_MB, low=1, high=2**20),
     )
 
