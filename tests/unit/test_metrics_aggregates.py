@@ -330,8 +330,9 @@ def test_same_seed_same_interval_and_one_row_has_none():
     scores = {"forget": {"prob": np.linspace(0, 1, 9)}}
     runs = [compute(scores, None, metrics, num_resamples=50, seed=seed)["forget_Q_A_Prob"] for seed in (0, 0, 1)]
     assert runs[0] == runs[1] != runs[2]
-    single = compute({"forget": {"prob": col(0.5)}}, None, metrics)["forget_Q_A_Prob"]
-    assert (single.value, single.ci_low, single.ci_high) == (0.5, None, None)
+    for values in (col(0.5), col(np.nan, 0.5, np.nan)):
+        single = compute({"forget": {"prob": values}}, None, metrics)["forget_Q_A_Prob"]
+        assert (single.value, single.ci_low, single.ci_high, single.n) == (0.5, None, None, 1)
 
 
 @settings(max_examples=20, deadline=None)

@@ -79,14 +79,15 @@ class _Draws:
         self._rows: dict[str, np.ndarray] = {}
 
     def interval(self, metric: Metric, level: float) -> Interval | None:
-        """Return the percentile interval of a metric; ``None`` without resamples or with a set of a single row."""
+        """Return the percentile interval of a metric; ``None`` without resamples or with one row of a set alone."""
         count = min(self._num_resamples, metric.max_resamples or self._num_resamples)
         reads = {
             name: (*metric.needs.get(name, ()), *metric.uses.get(name, ()))
             for name in (*metric.needs, *metric.uses)
             if name in self._scores
         }
-        if count < 1 or any(_num_rows(self._scores[name]) < 2 for name in metric.needs):
+        complete = [int(_complete(self._scores[name], columns).sum()) for name, columns in metric.needs.items()]
+        if count < 1 or min(complete) < 2:
             return None
         model, retain = _restrict(self._scores, reads), self._reference
         if retain is not None:
