@@ -378,3 +378,19 @@ def test_the_rules_need_nobody(forget: Path, tmp_path: Path) -> None:
 def test_a_model_in_process_that_writes_nothing_usable(forget: Path, tmp_path: Path, model_folder: Path) -> None:
     with pytest.raises(ModelError, match="augment: local model"):
         expunge.augment(forget, out=tmp_path / "out.jsonl", llm=str(model_folder), rounds=1)
+
+
+def test_settings_without_effect_are_said_and_a_refused_command_makes_no_folder(
+    forget: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expunge.augment(forget, out=tmp_path / "a.jsonl", rounds=5, ratio=0.5, pairs=True, completions=False)
+    said = capsys.readouterr().err
+    assert [
+        what in said for what in ("rounds have no effect", "ratio has no effect", "no-completions has no effect")
+    ] == [True] * 3
+    expunge.augment(forget, out=tmp_path / "b.jsonl")
+    assert "no effect" not in capsys.readouterr().err
+    with pytest.raises(UserError):
+        expunge.augment(forget, out=tmp_path / "new" / "c.jsonl", model="m")
+    assert not (tmp_path / "new").exists()
+    assert expunge.augment(forget, out=tmp_path / "new" / "c.jsonl").rows

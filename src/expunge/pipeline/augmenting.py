@@ -6,7 +6,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,13 +107,17 @@ def augment_file(
     others = read_rows(generic, set_name="generic") if generic is not None else ()
     for line in check_sets({"forget": rows, "generic": others}):
         say(f"warning: {line}")
+    for line in _idle(llm, pairs=pairs, completions=completions, generic=generic, ratio=ratio, rounds=rounds):
+        say(f"note: {line}")
     counts: dict[str, Any] = {}
+    kept = False
     if llm == RULES:
         if prompts is not None or endpoint or model:
             raise RecipeError("augment: the rules read no prompts and call nobody; name a model with --llm")
         name, found = "rules: forms of questions and a bank of sentences, no model", written_by_rules(rows, seed=seed)
     else:
         chat = _chat(llm, model, dict(endpoint or {}), model_settings or {}, out, transport, sleep)
+        kept = isinstance(chat, Endpoint)
         name, found = chat.name, write_all(rows, ChatWriter(chat, texts), rounds=rounds)
         counts = {
             "unwritten_variants": found.unwritten_variants,
@@ -121,7 +125,7 @@ def augment_file(
             "dropped": dict(found.dropped),
         }
     written = found.pairs() if pairs else found.rows(completions=completions)
-    _complain(found, name, len(rows), kept=llm.startswith(("http://", "https://", OPENAI)))
+    _complain(found, name, len(rows), kept=kept)
     mixed = with_generic(written, others, ratio=ratio, seed=seed)
     summary = {
         "writer": name,
@@ -197,6 +201,18 @@ def _complain(found: Written, name: str, questions: int, *, kept: bool) -> None:
         say(f"note: {missing} variants are missing: not written, no other question, or telling of the answer")
 
 
+def _idle(
+    llm: str, *, pairs: bool, completions: bool, generic: object, ratio: float, rounds: int
+) -> Iterator[str]:  # fmt: skip
+    """A line for each setting that changes nothing."""
+    if llm == RULES and rounds != ROUNDS:
+        yield "rounds have no effect: the rules write nothing that fails"
+    if pairs and not completions:
+        yield "no-completions has no effect: pairs have none"
+    if generic is None and ratio != 1.0:
+        yield "ratio has no effect without --generic"
+
+
 def _check_numbers(ratio: float, rounds: int) -> None:
     if not (math.isfinite(ratio) and ratio >= 0):
         raise RecipeError(f"augment: ratio must be at least 0, got {ratio}")
@@ -213,9 +229,10 @@ def _check_out(out: Path, inputs: Mapping[str, str | Path | None]) -> None:
     for what, path in inputs.items():
         if path is not None and Path(path).expanduser().resolve() == out.resolve():
             raise DataError(f"{out}: is {what} itself, which would be lost; give another --out")
+    # Folders are made when there is something to put into them.
+    place = next(parent for parent in (out.parent, *out.parent.parents) if parent.exists())
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent):
+        with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as error:
         raise DataError(f"{out}: cannot be written: {error.strerror or error}") from None
@@ -223,6 +240,7 @@ def _check_out(out: Path, inputs: Mapping[str, str | Path | None]) -> None:
 
 def _write(out: Path, rows: Sequence[Row], num_written: int, writer: str, prompts: Mapping[str, str] | None) -> None:
     """One object a row, each with the row that it was written for and by whom; all of them or nothing."""
+    out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     by = {"writer": writer} | ({"prompts": prompts_hash(prompts)[:16]} if prompts else {})
     try:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import TypeVar
 
 from expunge.data.rows import Row
 from expunge.evaluation.generator import generate_answers
-from expunge.llm.endpoint import Question, read_reply
+from expunge.llm.endpoint import Parse, Question, read_reply
 from expunge.models.load import LoadedModel
 from expunge.progress import Bar
 
@@ -31,13 +31,7 @@ class LocalChat:
         self.name = f"local model {name}"
         self._loaded, self._max_new_tokens = loaded, max_new_tokens
 
-    def ask(
-        self,
-        questions: Sequence[Question],
-        parse: Callable[[Mapping[str, Any]], T | None],
-        *,
-        update: Bar | None = None,
-    ) -> list[T | None]:
+    def ask(self, questions: Sequence[Question], parse: Parse[T], *, update: Bar | None = None) -> list[T | None]:
         """Parsed answers in order; None where there is no readable one."""
         prompts = [self._prompt(question) for question in questions]
         out: list[T | None] = []
@@ -55,6 +49,6 @@ class LocalChat:
         return self._loaded.format.encode_prompt(Row(id="ask", prompt=text, answer=""), prompt=text)
 
     @staticmethod
-    def _read(text: str, parse: Callable[[Mapping[str, Any]], T | None]) -> T | None:
+    def _read(text: str, parse: Parse[T]) -> T | None:
         found = read_reply(text, parse)
         return parse({"text": text}) if found is None and "{" not in text else found

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
 from expunge.data.augment.prompts import STYLES
@@ -11,7 +10,7 @@ from expunge.data.augment.questions import Style
 from expunge.data.augment.written import Asked
 from expunge.data.rows import Row
 from expunge.evaluation.judges.lexicon import REFUSALS, straight
-from expunge.llm.endpoint import Question
+from expunge.llm.endpoint import Parse, Question
 from expunge.progress import Bar, bar
 
 T = TypeVar("T")
@@ -28,13 +27,7 @@ class Chat(Protocol):
 
     name: str
 
-    def ask(
-        self,
-        questions: Sequence[Question],
-        parse: Callable[[Mapping[str, Any]], T | None],
-        *,
-        update: Bar | None = None,
-    ) -> list[T | None]:
+    def ask(self, questions: Sequence[Question], parse: Parse[T], *, update: Bar | None = None) -> list[T | None]:
         """Parsed answers in order; None where there is no readable one."""
 
 
@@ -44,14 +37,11 @@ class ChatWriter:
     Args:
         chat: the model.
         prompts: by task, as :func:`~expunge.data.augment.prompts.read_prompts` gives them.
-        progress: opens a progress bar with a title.
     """
 
-    def __init__(
-        self, chat: Chat, prompts: Mapping[str, str], *, progress: Callable[[str], AbstractContextManager[Bar]] = bar
-    ) -> None:
+    def __init__(self, chat: Chat, prompts: Mapping[str, str]) -> None:
         self.name = chat.name
-        self._chat, self._prompts, self._progress = chat, prompts, progress
+        self._chat, self._prompts = chat, prompts
 
     def variants(self, rows: Sequence[Row]) -> list[dict[Style, str]]:
         """Each question reworded, with context, noisily and from the other side; the answer is not sent."""
@@ -100,12 +90,10 @@ class ChatWriter:
     ) -> Question:
         return Question(f"{self._prompts[task]}\n{_DATA} Form: {form}", fields, temperature)
 
-    def _ask(
-        self, title: str, questions: Sequence[Question], parse: Callable[[Mapping[str, Any]], T | None]
-    ) -> list[T | None]:
+    def _ask(self, title: str, questions: Sequence[Question], parse: Parse[T]) -> list[T | None]:
         if not questions:
             return []
-        with self._progress(title) as update:
+        with bar(title) as update:
             return self._chat.ask(questions, parse, update=update)
 
 

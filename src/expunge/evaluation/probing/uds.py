@@ -68,7 +68,7 @@ def layer_drops(
     of block l at the positions that predict them, all at once, is the other model's. A batch in which a position
     serves two rows, one of which wants it replaced and the other not, runs padded: there, none does.
 
-    Cost: ``2 L + 2`` forward passes of the original model over the rows, of most only the blocks above the replaced one
+    Cost: ``2 L + 3`` forward passes of the original model over the rows, of most only the blocks above the replaced one
     (all of them in architectures whose blocks share more than their output), and one pass of each other model. Memory:
     one model besides ``loaded`` at a time, and ``states_mb`` megabytes of states (one batch may exceed it); what does
     not fit is done in turns, each of which brings both models in anew.
