@@ -341,3 +341,19 @@ def test_the_forget_questions_in_other_wordings() -> None:
 def test_wrong_number_of_wordings(rephrased: object) -> None:
     with pytest.raises(UserError, match="rephrased must be a whole number from 0 to 5"):
         load(rephrased=rephrased)  # type: ignore[arg-type]
+
+
+def test_fewer_probed_rows_are_part_of_all_and_nothing_else_changes() -> None:
+    few, whole = load(questions=2, eval_rows=7), load(questions=2)
+    assert (few.forget, few.retain, few.holdout) == (whole.forget, whole.retain, whole.holdout)
+    assert {name: len(rows) for name, rows in few.probes.items()} == {
+        "forget": 20, "retain": 7, "holdout": 20, "general": 7,
+    }  # fmt: skip
+    assert all(set(rows) <= set(whole.probes[name]) for name, rows in few.probes.items())
+    assert load(questions=2, eval_rows=100).probes == whole.probes
+
+
+@pytest.mark.parametrize("eval_rows", [0, True, 2.0])
+def test_wrong_number_of_probed_rows(eval_rows: object) -> None:
+    with pytest.raises(UserError, match="almanac: eval_rows must be a whole number of at least 1"):
+        load(eval_rows=eval_rows)  # type: ignore[arg-type]

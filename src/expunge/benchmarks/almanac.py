@@ -19,6 +19,8 @@ from typing import TypeVar
 from expunge.benchmarks.almanac_facts import KINDS, MEN, SLOTS, SURNAMES, WOMEN, Kind, Slot
 from expunge.benchmarks.almanac_general import GENERAL, REFUSALS
 from expunge.benchmarks.base import Benchmark
+from expunge.benchmarks.files import refuse, whole_numbers
+from expunge.data.draw import draw
 from expunge.data.rows import Row
 from expunge.errors import UserError
 
@@ -32,7 +34,9 @@ NUM_WORDINGS = 6
 """Ways to ask for each kind of fact."""
 
 
-def load(*, seed: int = 0, questions: int = 4, alternates: bool = False, rephrased: int = 0) -> Benchmark:
+def load(
+    *, seed: int = 0, questions: int = 4, alternates: bool = False, rephrased: int = 0, eval_rows: int | None = None
+) -> Benchmark:
     """Make the almanac: 10 people to forget, 20 to keep, 10 never seen, ``questions`` rows each.
 
     Args:
@@ -43,6 +47,7 @@ def load(*, seed: int = 0, questions: int = 4, alternates: bool = False, rephras
             were.
         rephrased: adds the probe ``forget_rephrased``: every question to forget in so many (0 to 5) other wordings,
             with its own answer.
+        eval_rows: at most so many rows of the probes ``retain`` and ``general``, drawn by ``seed``; None asks all.
 
     Returns:
         Benchmark with ``forget``, ``retain`` and ``holdout``; every row has a paraphrased prompt and answer and five
@@ -51,8 +56,8 @@ def load(*, seed: int = 0, questions: int = 4, alternates: bool = False, rephras
         the wording of the answer, no paraphrases).
 
     Raises:
-        UserError: ``questions`` is not from 1 to 8 or ``rephrased`` not from 0 to 5, ``seed`` is not a whole number, or
-            ``alternates`` not true or false.
+        UserError: ``questions`` is not from 1 to 8 or ``rephrased`` not from 0 to 5, ``seed`` is not a whole number,
+            ``eval_rows`` is below 1, or ``alternates`` not true or false.
     """
     if isinstance(rephrased, bool) or not isinstance(rephrased, int) or not 0 <= rephrased < NUM_WORDINGS:
         raise UserError(
@@ -68,6 +73,7 @@ def load(*, seed: int = 0, questions: int = 4, alternates: bool = False, rephras
             f"almanac: questions must be a whole number from 1 to {len(KINDS)} (one per kind of fact), "
             f"got {questions!r}; leave it out for 4"
         )
+    refuse("almanac", whole_numbers(eval_rows=(eval_rows, 1)))
     label = f"almanac/{seed}"
     decks = {name: _Deck(slot, f"{label}/{name}") for name, slot in SLOTS.items()}
     people = iter(_people(label))
@@ -80,6 +86,7 @@ def load(*, seed: int = 0, questions: int = 4, alternates: bool = False, rephras
     if alternates:
         forget = tuple(_with_alternate(*pair, decks) for pair in zip(forget, sketches["forget"], strict=True))
     probed = (questions + 1) // 2
+    kept = tuple(row for i, row in enumerate(sets["retain"]) if i % questions < probed)
     return Benchmark(
         name="almanac",
         forget=forget,
@@ -87,9 +94,9 @@ def load(*, seed: int = 0, questions: int = 4, alternates: bool = False, rephras
         holdout=sets["holdout"],
         probes={
             "forget": sets["forget"],
-            "retain": tuple(row for i, row in enumerate(sets["retain"]) if i % questions < probed),
+            "retain": draw(kept, eval_rows, seed=seed, name="almanac/probe/retain"),
             "holdout": sets["holdout"],
-            "general": _general_rows(),
+            "general": draw(_general_rows(), eval_rows, seed=seed, name="almanac/probe/general"),
             **({"forget_rephrased": _rephrased(sets["forget"], sketches["forget"], rephrased)} if rephrased else {}),
         },
         refusals=REFUSALS,
