@@ -16,6 +16,7 @@ import transformers
 from conftest import city_rows, colour_rows, make_llama, make_tokenizer, save_model
 from expunge.benchmarks.base import AnswerLimit
 from expunge.data.rows import Row
+from expunge.data.spans import answer_tokens, entity_tokens
 from expunge.data.tree import TokenSequence
 from expunge.errors import ModelError, RecipeError
 from expunge.evaluation.metrics.probing import uds_columns
@@ -23,7 +24,6 @@ from expunge.evaluation.probing import leak, uds
 from expunge.evaluation.probing.grad_norm import grad_norms
 from expunge.evaluation.probing.leak import leaks_by_entailment, measure_leak
 from expunge.evaluation.probing.logit_lens import layer_probs
-from expunge.evaluation.probing.spans import answer_tokens, entity_tokens
 from expunge.evaluation.probing.uds import Target, layer_drops, measure_uds
 from expunge.evaluation.scorer import mean_losses, score_sequences
 from expunge.evaluation.suites.base import Measure, Probe

@@ -18,24 +18,39 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class TokenSequence:
-    """Token ids of a prompt with its answer; ``ids[first_label:]`` are the labels.
+    """Token ids of a prompt with its answer; ``ids[first_label:]`` are the labels, but for ``spared`` positions.
 
     ``first_label`` is at least 1: a token without a predecessor cannot be predicted.
     """
 
     ids: tuple[int, ...]
     first_label: int
+    spared: frozenset[int] = frozenset()
+    """Positions of the answer that are read and not supervised; at least one is."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.first_label < len(self.ids):
             raise ValueError(
                 f"first_label must be in [1, {len(self.ids) - 1}] for {len(self.ids)} ids, got {self.first_label}"
             )
+        answer = range(self.first_label, len(self.ids))
+        if not self.spared <= set(answer) or len(self.spared) == len(answer):
+            raise ValueError(f"spared must be some, not all, of positions {answer}, got {sorted(self.spared)}")
 
     @property
     def num_labels(self) -> int:
         """How many tokens are supervised."""
-        return len(self.ids) - self.first_label
+        return len(self.ids) - self.first_label - len(self.spared)
+
+    @property
+    def label_positions(self) -> list[int]:
+        """Positions of the supervised tokens, ascending; each is predicted at the one before."""
+        return [place for place in range(self.first_label, len(self.ids)) if place not in self.spared]
+
+    @property
+    def labels(self) -> list[int]:
+        """The supervised token ids."""
+        return [self.ids[place] for place in self.label_positions]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +86,7 @@ class PackedTree:
         rows: list[int] = []
         for sequence in sequences:
             node = -1
+            predicted = set(sequence.label_positions)
             # The last token predicts nothing, so it is a label but never a node.
             for position, token in enumerate(sequence.ids[:-1]):
                 child = children.setdefault((node, token), len(tokens))
@@ -78,7 +94,7 @@ class PackedTree:
                     tokens.append(token)
                     parents.append(node)
                 node = child
-                if position + 1 >= sequence.first_label:
+                if position + 1 in predicted:
                     rows.append(node)
         visible, depth = _ancestry(parents)
         return cls(
@@ -86,7 +102,7 @@ class PackedTree:
             position_ids=torch.from_numpy(depth),
             visible=torch.from_numpy(visible),
             label_rows=torch.tensor(rows),
-            labels=torch.tensor([token for s in sequences for token in s.ids[s.first_label :]]),
+            labels=torch.tensor([token for s in sequences for token in s.labels]),
             sequence=torch.tensor([i for i, s in enumerate(sequences) for _ in range(s.num_labels)]),
             num_sequences=len(sequences),
         )

@@ -56,6 +56,8 @@ class View:
     """Rewrites the forget rows once, before training; None leaves them."""
     check: Callable[[tuple[Row, ...]], None] | None = None
     """Refuses forget rows that it could do nothing with, before any work."""
+    gold: bool = True
+    """Whether the answers it shows are the rows' own, which there is something to forget in."""
     options: frozenset[str] = field(default_factory=frozenset)
     """Which optional fields of :class:`ViewContext` it reads: ``template``."""
 
@@ -114,7 +116,7 @@ VIEWS: dict[str, View] = {
         ),
         View(
             "relearn", "vague answers, written by rules, to their questions and variants", frozenset({"answer"}),
-            rows=lambda rows, context: relearn_rows(rows, seed=context.seed), check=require_questions,
+            rows=lambda rows, context: relearn_rows(rows, seed=context.seed), check=require_questions, gold=False,
         ),
         View(
             "relearn_pair", "their own answers to variants of their questions, each with a vague one beside it",

@@ -102,6 +102,8 @@ class Composition:
     """On the retain stream; weights hold alpha."""
     view: str
     template: str | None
+    spare_question: bool
+    """Whether the gold answers' labels leave out what their question says too."""
     scope: Mapping[str, Any]
     rules: tuple[Mapping[str, Any], ...] = ()
     edit: Mapping[str, Any] = field(default_factory=dict)
@@ -131,6 +133,7 @@ class Composition:
         rest = {"rules": [dict(rule) for rule in self.rules], "edit": dict(self.edit), "guard": dict(self.guard)}
         place = {"view": self.view, "template": self.template, "scope": dict(self.scope), "layer": self.layer}
         place |= {"stop_loss": self.stop_loss}
+        place |= {"spare_question": True} if self.spare_question else {}
         place |= {"merge": dict(self.merge)} if self.merge else {}
         plugins = plugin_versions(self._names())
         return terms | rest | place | ({"plugins": plugins} if plugins else {})
@@ -180,6 +183,9 @@ def compose(part: UnlearnPart, *, has_retain: bool) -> Composition:
         notes.append(f"template has no effect: the data view is {view!r}")
     if part.alternates is not None and view != "model":
         notes.append(f"alternates={part.alternates} has no effect: the data view is {view!r}")
+    spared = part.spare_question and VIEWS[view].gold and any("answer" in FORGET_TERMS[key].needs for key in forget)
+    if part.spare_question and not spared:
+        notes.append("spare_question has no effect: no forget term of this run reads the rows' own answers")
     terms = [*(FORGET_TERMS[key] for key in forget), *(RETAIN_TERMS[key] for key in retain)]
     provided = VIEWS[view].provides | _COMPUTED | ({"retain"} if has_retain else set())
     provided |= _scope_provides(part.scope or method.scope)
@@ -195,6 +201,7 @@ def compose(part: UnlearnPart, *, has_retain: bool) -> Composition:
         retain=tuple(WeightedTerm(RETAIN_TERMS[key], alpha * w, settings[key]) for key, w in retain.items()),
         view=view,
         template=part.template,
+        spare_question=spared,
         scope=part.scope or method.scope,
         rules=_rules(method, part, retain, notes),
         edit=_over(method.edit, part.edit),

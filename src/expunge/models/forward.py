@@ -155,9 +155,9 @@ def _pass(
             logits = tree_logits(model, tree)
         return LabelledRows(logits, tree.labels, tree.sequence, tree.num_sequences), where
     ids, mask = _padded(sequences)
-    rows = [(i, t - 1) for i, s in enumerate(sequences) for t in range(s.first_label, len(s.ids))]
+    rows = [(i, t - 1) for i, s in enumerate(sequences) for t in s.label_positions]
     sequence, position = (torch.tensor(column, device=device) for column in zip(*rows, strict=True))
-    labels = torch.tensor([token for s in sequences for token in s.ids[s.first_label :]], device=device)
+    labels = torch.tensor([token for s in sequences for token in s.labels], device=device)
     where = (sequence, position)
     with caught, inside(where):
         told = prompt_arguments(model, sequences, device)

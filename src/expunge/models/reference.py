@@ -190,7 +190,7 @@ def _label_states(seen: Tensor, members: list[TokenSequence], num_labels: int) -
     """``(M, d)`` head inputs on labelled rows: given directly by a packed pass, picked out of a padded batch."""
     if seen.shape[0] == 1 and seen.shape[1] == num_labels:
         return seen[0]
-    return torch.cat([seen[i, s.first_label - 1 : len(s.ids) - 1] for i, s in enumerate(members)])
+    return torch.cat([seen[i, [place - 1 for place in s.label_positions]] for i, s in enumerate(members)])
 
 
 def _frozen_head(loaded: LoadedModel, sample: TokenSequence) -> FrozenHead:
@@ -206,7 +206,9 @@ def _key(loaded: LoadedModel, sequences: list[TokenSequence], wants: dict[str, W
     numerics = [REFERENCE_VERSION, loaded.fingerprint, loaded.packed, layer, *precision]
     digest.update(json.dumps(numerics).encode())
     for s in sequences:
-        digest.update(json.dumps([s.first_label, *(s in wanted for wanted in wants.values()), *s.ids]).encode())
+        asked = [s.first_label, *(s in wanted for wanted in wants.values()), *s.ids]
+        # Nothing more where nothing is spared: what was kept before there was such a thing stays found.
+        digest.update(json.dumps([*asked, sorted(s.spared)] if s.spared else asked).encode())
     return digest.hexdigest()[:20]
 
 

@@ -179,6 +179,8 @@ class UnlearnPart(TrainPart):
     """The one answer of the ``template`` view."""
     alternates: int | None = None
     """How many answers to each forget question the model makes up for the ``model`` view; None: 5."""
+    spare_question: bool = False
+    """Leave tokens of the forget answers alone whose words stand in their question: who is asked about, not what."""
     layer: int | None = None
     """Block (from 0) whose output hidden-state terms read; None: the preset's share of the depth."""
     gamma: float | None = None

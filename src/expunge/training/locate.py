@@ -297,8 +297,8 @@ class Targets:
 
 def _noisy(sequence: TokenSequence, source: np.random.Generator, vocab_size: int, end: int) -> TokenSequence:
     """Overwrite about 39 % of the answer: half as many draws as tokens, with replacement; the end token stays."""
-    ids = list(sequence.ids)
-    length = sequence.num_labels - (ids[-1] == end)
+    ids, places = list(sequence.ids), sequence.label_positions
+    length = len(places) - (ids[-1] == end)
     for place in source.integers(0, max(length, 1), size=length // 2):
-        ids[sequence.first_label + int(place)] = int(source.integers(0, vocab_size))
+        ids[places[int(place)]] = int(source.integers(0, vocab_size))
     return replace(sequence, ids=tuple(ids))

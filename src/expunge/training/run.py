@@ -80,6 +80,8 @@ class Job:
     view: View = field(default_factory=lambda: VIEWS["gold"])
     context: ViewContext = field(default_factory=ViewContext)
     """What the view draws from."""
+    spare_question: bool = False
+    """Whether the forget rows' own answers are supervised only where they say more than their question."""
     layer: int | float | None = None
     rules: tuple[Mapping[str, Any], ...] = ()
     edit: Mapping[str, Any] = field(default_factory=dict)
@@ -148,6 +150,7 @@ def unlearn_job(
         scope=composition.scope,
         view=view,
         context=context,
+        spare_question=composition.spare_question,
         layer=composition.layer,
         rules=composition.rules,
         edit=composition.edit,
@@ -338,7 +341,7 @@ def _streams(loaded: LoadedModel, job: Job) -> Streams:
     needs = {
         name: frozenset().union(*(weighted.term.needs for weighted in members)) for name, members in job.terms.items()
     }
-    return Streams(loaded.format, rows, needs, plan, job.seed, job.view, job.context)
+    return Streams(loaded.format, rows, needs, plan, job.seed, job.view, job.context, job.spare_question)
 
 
 def _run_trainer(trainer: UnlearningTrainer, work: Path) -> None:

@@ -8,6 +8,7 @@ from itertools import chain
 
 from expunge.data.formats import Format
 from expunge.data.rows import Row
+from expunge.data.spans import spare_question
 from expunge.data.tree import TokenSequence
 from expunge.data.views import VIEWS, View, ViewContext
 from expunge.training.plan import StepPlan
@@ -37,7 +38,9 @@ class Streams:
     seed: int = 0
     view: View = field(default_factory=lambda: VIEWS["gold"])
     context: ViewContext = field(default_factory=ViewContext)
-    _encoded: dict[tuple[str, int, str], TokenSequence] = field(default_factory=dict)
+    spare_question: bool = False
+    """Whether the forget rows' own answers are supervised only where they say more than their question."""
+    _encoded: dict[tuple[str, int, str, bool], TokenSequence] = field(default_factory=dict)
 
     def units(self, step: int) -> list[Unit]:
         """All units of a step, forget rows first."""
@@ -53,16 +56,21 @@ class Streams:
         answers = {}
         # Terms that read prompts alone need a sequence all the same.
         if "answer" in needs or "alternate" not in needs:
-            answers["answer"] = self._encode(stream, index, row.answer)
+            spare = self.spare_question and stream == "forget"
+            answers["answer"] = self._encode(stream, index, row.answer, spare=spare)
         if "alternate" in needs:
             assert self.view.alternate is not None
             answers["alternate"] = self._encode(stream, index, self.view.alternate(row, epoch, self.context))
         return answers
 
-    def _encode(self, stream: str, index: int, text: str) -> TokenSequence:
-        key = (stream, index, text)
+    def _encode(self, stream: str, index: int, text: str, *, spare: bool = False) -> TokenSequence:
+        key = (stream, index, text, spare)
         if key not in self._encoded:
-            self._encoded[key] = self.format.encode(self.rows[stream][index], answer=text)
+            row = self.rows[stream][index]
+            sequence = self.format.encode(row, answer=text)
+            if spare:
+                sequence = spare_question(sequence, self.format.tokenizer, row.prompt, self.format.end_id)
+            self._encoded[key] = sequence
         return self._encoded[key]
 
     def every(self, stream: str) -> list[Unit]:

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from expunge.data.draw import draw
+from expunge.data.spans import answer_tokens, entity_tokens
 from expunge.data.tree import TokenSequence
 from expunge.errors import ModelError, RecipeError
 from expunge.evaluation.metrics import Columns
 from expunge.evaluation.metrics.probing import KE_THRESHOLD, uds_columns
 from expunge.evaluation.probing.settings import MeasureSettings
-from expunge.evaluation.probing.spans import answer_tokens, entity_tokens
 from expunge.evaluation.scorer import scoring_packs
 from expunge.evaluation.suites.base import Probe
 from expunge.losses.logps import sequence_logps
