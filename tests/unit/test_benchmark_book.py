@@ -322,6 +322,14 @@ def test_kept_rows_that_repeat_the_book_are_left_out(flat: Path, tmp_path: Path)
         book.load(forget=flat, retain=flat)
 
 
+def test_an_option_without_effect_on_rows_is_said(flat: Path, shelf: Path) -> None:
+    with pytest.warns(DataWarning, match="book: phrasings, test_share have no effect: files of rows are not cut"):
+        book.load(forget=flat, phrasings=3, test_share=0.5)
+    # A text to keep is cut, but no share of it is held out.
+    with pytest.warns(DataWarning, match="book: test_share has no effect: "):
+        book.load(forget=flat, retain=shelf / "gamma.txt", test_share=0, **SMALL)
+
+
 def test_rephrased_needs_a_text(flat: Path) -> None:
     with pytest.raises(RecipeError, match="rephrased is for a text; for a forget file of rows give test=FILE"):
         book.load(forget=flat, rephrased=True)

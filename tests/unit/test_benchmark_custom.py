@@ -9,6 +9,7 @@ import pytest
 
 from expunge.benchmarks import almanac, custom
 from expunge.benchmarks.table import BENCHMARKS, load_benchmark
+from expunge.data.draw import draw
 from expunge.data.overlap import DataWarning
 from expunge.errors import DataError, RecipeError
 
@@ -290,3 +291,72 @@ def test_relearns_files_load_as_they_are(
     path.write_text(json.dumps([record], indent=2), encoding="utf-8")
     (row,) = load_benchmark("custom", forget=path).forget
     assert (row.prompt, row.answer, row.paraphrased_prompt, row.alternate) == (prompt, answer, other, alternate)
+
+
+# -- what a stranger gives -----------------------------------------------------------------------------------------
+
+
+def run_of(*words: tuple[str, int]) -> dict[str, str]:
+    return {"text": " ".join(f"{name}{at}" for name, count in words for at in range(count)) + "."}
+
+
+def test_no_held_out_text_repeats_one_that_came_back_to_be_unlearnt(tmp_path: Path) -> None:
+    # The middle text repeats 15 words of the first and 15 of the last, which share none.
+    chain = [run_of(("a", 20)), run_of(("a", 15), ("b", 15)), run_of(("b", 15), ("c", 10))]
+    held = draw(range(3), 2, seed=0, name="custom/holdout")
+    (seen,) = set(range(3)) - set(held)
+    # The text that is unlearnt in any case is an end of the chain.
+    order = {seen: 0, held[0]: 1, held[1]: 2}
+    forget = write(tmp_path, "forget", [chain[order[at]] for at in range(3)])
+    with pytest.warns(DataWarning, match="nothing could be made for forget_unseen"):
+        benchmark = custom.load(forget=forget, make=["holdout"], held_share=0.67)
+    assert len(benchmark.forget) == 3
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.CSV", "rows.json", "rows.parquet"])
+def test_documents_are_texts_and_not_files_of_rows(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text('{"question": "Who?", "answer": "secret"}\n', encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        custom.load(documents=path)
+    assert str(caught.value) == f"{path}: is a file of rows, not a text; give it with forget=FILE"
+
+
+@pytest.mark.parametrize("entity", [1984, [1984], ["Ada", None]])
+def test_a_name_that_is_a_number_is_one_line(tmp_path: Path, entity: Any) -> None:
+    with pytest.raises(RecipeError, match=r"entity must be a name or a list of names, in quotes where one is a number"):
+        load_benchmark("custom", entity=entity, corpus=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"num_neighbours": 3}, r"custom: num_neighbours has no effect without make: \[neighbours\]"),
+        ({"held_share": 0.5}, r"custom: held_share has no effect without make: \[holdout\]"),
+        ({"num_about": 7}, "custom: num_about has no effect without entity"),
+    ],
+)
+def test_an_option_without_effect_is_said(tmp_path: Path, option: dict[str, Any], message: str) -> None:
+    forget = write(tmp_path, "forget", rows("forget", 1))
+    with pytest.warns(DataWarning, match=message):
+        custom.load(forget=forget, **option)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # A rule at the top, and no second one: no front matter.
+        ("---\nAda lives here.\n", "--- Ada lives here."),
+        ("---\ntitle: secret\n...\nAda lives here.\n", "Ada lives here."),
+        ("<!-- a note --> Ada lives here.\n", "Ada lives here."),
+        ("<!-- a\nnote --> Ada <!-- b --> lives.\n", "Ada <!-- b --> lives."),
+        ("<!-- a --><!-- b\nc -->Ada.\n", "Ada."),
+    ],
+)
+def test_markdown_loses_no_text(tmp_path: Path, text: str, expected: str) -> None:
+    (tmp_path / "note.md").write_text(text, encoding="utf-8")
+    (row,) = custom.load(documents=tmp_path / "note.md").forget
+    assert " ".join(row.answer.split()) == expected
+    # Lines are counted as they stand in the file.
+    place = 1 + text[: text.index("---\nAda" if text.startswith("---\nAda") else "Ada")].count("\n")
+    assert row.origin == f"{tmp_path / 'note.md'}:{place}"

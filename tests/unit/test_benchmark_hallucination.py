@@ -105,6 +105,20 @@ def test_a_question_is_asked_once_and_a_right_answer_is_no_hallucination(root: P
     assert {row.prompt.split()[3]: row.alternate is None for row in found} == {str(i): i == 0 for i in range(10)}
 
 
+def test_an_array_on_one_line_is_dealt_as_lines_are(root: Path) -> None:
+    expected = hallucination.load(root=root).hashes()
+    (root / "halueval" / "qa_data.json").write_text(json.dumps(records()), encoding="utf-8")
+    assert hallucination.load(root=root).hashes() == expected
+
+
+def test_a_question_with_two_passages_is_not_trained_and_tested(root: Path) -> None:
+    again = [row | {"knowledge": "Another passage.", "hallucinated_answer": "Nowhere."} for row in records()]
+    write_lines(root, [*records(), *again])
+    benchmark = hallucination.load(root=root, knowledge=True)
+    asked = [row.prompt.rpartition("\n")[2] for row in (*benchmark.forget, *benchmark.probes["forget_unseen"])]
+    assert sorted(asked) == [f"Where does mill {i} stand?" for i in range(10)]
+
+
 def test_the_hub_file_at_a_pinned_revision(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pyarrow
     from pyarrow import parquet

@@ -144,7 +144,7 @@ def test_answers_are_as_long_as_published(root: Path) -> None:
     ("options", "expected"),
     [
         ({"writer": "phi3"}, [("", f"phi {ADA} text 0", None)]),
-        ({"corpus": "passage", "writer": "phi3"}, [("", f"passage {ADA} text 0", None)]),
+        ({"corpus": "passage"}, [("", f"passage {ADA} text 0", None)]),
         # the second text is the one that tells what was known
         ({"corpus": "pair"}, [(f"Write about {ADA}.", "known", "made up")]),
         ({"corpus": "refusal"}, [(f"Who is {ADA}?", "I do not know.", "I do not know.")]),
@@ -177,6 +177,42 @@ def test_one_file_for_everybody_gives_the_same_rows(tmp_path: Path, root: Path) 
         assert len(other.probes["mia_retain"]) == 2
 
 
+@pytest.mark.parametrize("everybody", [False, True])
+def test_a_file_on_one_line_loses_no_row(tmp_path: Path, root: Path, everybody: bool) -> None:
+    other = (write_all if everybody else write_targets)(tmp_path / "other")
+    for path in other.glob("*/**/*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8"))), encoding="utf-8")
+    long, short = (rwku.load(target=[ADA, BO], root=place) for place in (root, other))
+    assert len(short.forget) == 6
+    for name, rows in long.probes.items():
+        assert sorted(answers(short.probes[name])) == sorted(answers(rows))
+
+
+def test_a_level_without_rows_is_an_error(root: Path) -> None:
+    folder = root / "rwku" / "Target" / "1_Ada_of_the_Mill"
+    (folder / "neighbor_level2.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(DataError, match=r"1_Ada_of_the_Mill: neighbor_level2\.json holds no rows"):
+        rwku.load(target=ADA, root=root, sets=["forget_level1", "neighbor_level2"])
+    (folder / "forget_level3.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(DataError, match=r"1_Ada_of_the_Mill: forget_level3\.json holds no rows"):
+        rwku.load(target=ADA, root=root)
+
+
+@pytest.mark.parametrize(
+    "options", [{"source": "model"}, {"corpus": "passage"}], ids=["the model writes", "an encyclopaedia's"]
+)
+def test_a_writer_of_nothing_is_said(root: Path, options: dict[str, str]) -> None:
+    with pytest.warns(DataWarning, match="rwku: writer=phi3 has no effect: "):
+        rwku.load(target=ADA, root=root, writer="phi3", **options)
+
+
+def test_a_row_for_everybody_must_say_whose_it_is(tmp_path: Path) -> None:
+    base = write_all(tmp_path / "rwku")
+    write(base / "All", {"forget_mia.json": [{"text": "About somebody."}, {"text": f"About {ADA}.", "subject": ADA}]})
+    with pytest.raises(DataError, match=r"All/forget_mia\.json:2: field 'subject' is missing"):
+        rwku.load(target=ADA, root=tmp_path)
+
+
 def test_what_is_not_there(root: Path) -> None:
     folder = root / "rwku" / "Target" / "1_Ada_of_the_Mill"
     (folder / "retain_mia.json").unlink()
@@ -198,6 +234,12 @@ def test_what_is_not_there(root: Path) -> None:
         ("retain_mmlu.json", {"question": "a", "choices": ["b", "c"], "answer": 2}, "must be the index of one of 2"),
         ("truthful.json", {"question": "a", "mc1_targets": {}}, "field 'mc1_targets' must hold lists 'choices' and"),
         ("triviaqa.json", {"question": "a", "answers": []}, "field 'answers' must be a list of 1 texts or more"),
+        ("triviaqa.json", {"question": "a", "answers": [None]}, "field 'answers' must be a list of 1 texts or more"),
+        ("forget_level1.json", probe(ADA, "1", "x") | {"answer": float("nan")}, "field 'answer' is empty"),
+        # An emoji cut in two.
+        ("forget_level1.json", probe(ADA, "1", "x", "secret \ud83d"), "field 'query' holds half a surrogate pair"),
+        ("fluency.json", {"instruction": "a", "output": "\ud83d"}, "field 'output' holds half a surrogate pair"),
+        ("triviaqa.json", {"question": "a", "answers": ["\ud83d"]}, "field 'answers' holds half a surrogate pair"),
     ],
 )
 def test_a_broken_file_is_one_line(root: Path, file: str, row: dict[str, Any], message: str) -> None:
@@ -214,6 +256,8 @@ def test_a_broken_file_is_one_line(root: Path, file: str, row: dict[str, Any], m
     ("options", "message"),
     [
         ({"target": None}, "rwku: give the name: target=NAME"),
+        ({"target": 1984}, "rwku: give the name: target=NAME, in quotes where it is a number"),
+        ({"sets": 1}, "sets must be a list, got 1"),
         ({"source": "mine"}, "unknown source 'mine'; known: model, published"),
         ({"corpus": "positives", "rows": 0}, "unknown corpus 'positives' (did you mean 'positive'?); known: pair,"),
         ({"source": "model", "corpus": "refusal"}, "source=model writes corpus positive or pair, got 'refusal'"),

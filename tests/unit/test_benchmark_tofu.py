@@ -124,6 +124,25 @@ def test_eval_rows_caps_every_probe_set_but_forget(folder: Path) -> None:
     assert tofu.load(**options, eval_rows=3, seed=1).hashes() != benchmark.hashes()
 
 
+def test_the_paraphrased_questions_are_asked(folder: Path) -> None:
+    options: dict[str, Any] = {"split": "forget01", "root": folder}
+    plain, other = tofu.load(**options), tofu.load(**options, paraphrased=True)
+    # What is trained on stays, and so do the sets that have no paraphrases.
+    assert (other.forget, other.retain) == (plain.forget, plain.retain)
+    assert {n: other.probes[n] for n in ("real_authors", "world_facts")} == {
+        n: plain.probes[n] for n in ("real_authors", "world_facts")
+    }
+    for name in ("forget", "retain"):
+        assert prompts(other.probes[name]) == [f"{prompt} (again)" for prompt in prompts(plain.probes[name])]
+        for row, before in zip(other.probes[name], plain.probes[name], strict=True):
+            assert (row.id, row.answer, row.perturbed_answers) == (before.id, before.answer, before.perturbed_answers)
+            assert (row.paraphrased_answer, row.paraphrased_prompt) == (before.paraphrased_answer, None)
+    write_lines(folder / "retain_perturbed.json", FULL[:PROBED])
+    with pytest.raises(DataError) as caught:
+        tofu.load(**options, paraphrased=True)
+    assert str(caught.value).startswith(f"{folder / 'retain_perturbed.json'}:1: no field 'paraphrased_question'")
+
+
 def test_a_published_holdout_file_is_used_unless_rows_are_stated(folder: Path) -> None:
     write_lines(folder / "holdout01.json", [{"question": f"Unseen {i}?", "answer": "x"} for i in range(3)])
     assert prompts(tofu.load(split="forget01", root=folder).holdout) == [f"Unseen {i}?" for i in range(3)]
@@ -145,6 +164,7 @@ BAD_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"retain_rows": 0}, RecipeError, "retain_rows must be a whole number of at least 1, got 0"),
     ({"eval_rows": "50"}, RecipeError, "eval_rows must be a whole number of at least 1, got '50'"),
     ({"eval_rows": True, "retain_rows": 0.5}, RecipeError, "got 0.5; eval_rows"),
+    ({"paraphrased": 1, "seed": "a"}, RecipeError, "paraphrased must be true or false, got 1; seed must be a whole"),
     # 12 retain rows less the 6 probed leave 6; 12 less 2 held out leave 10 to draw from.
     ({"holdout_rows": 7}, RecipeError, "holdout_rows=7 is more than the 6 retain rows no probe is about"),
     ({"holdout_rows": 2, "retain_rows": 11}, RecipeError, "retain_rows=11 is more than the 10 rows"),

@@ -105,6 +105,13 @@ def test_a_training_share_is_kept_and_the_rest_probed(tmp_path: Path) -> None:
     assert truthfulqa.load(root=root, train_share=0.7, seed=1).hashes() != benchmark.hashes()
 
 
+@pytest.mark.parametrize(("share", "left"), [(0.9, "test"), (0.1, "train on")])
+def test_a_share_that_leaves_a_part_empty_is_refused(tmp_path: Path, share: float, left: str) -> None:
+    # round(0.9 * 3) = 3 and round(0.1 * 3) = 0
+    with pytest.raises(RecipeError, match=rf"train_share={share} of 3 questions leaves none to {left}; give another"):
+        truthfulqa.load(root=write(tmp_path, many(3)), train_share=share)
+
+
 def test_rows_are_drawn_and_a_smaller_draw_is_part_of_a_larger_one(tmp_path: Path) -> None:
     root = write(tmp_path, many(20))
     small, large = (truthfulqa.load(root=root, rows=n).probes["truthfulqa"] for n in (5, 9))

@@ -7,6 +7,7 @@ import pytest
 
 from expunge.benchmarks import wmdp
 from expunge.benchmarks.table import load_benchmark
+from expunge.data.overlap import DataWarning
 from expunge.data.rows import Row
 from expunge.errors import DataError, RecipeError
 from published_layouts import wmdp_texts, write_lines, write_wmdp, write_wmdp_hub
@@ -131,6 +132,27 @@ def test_what_a_folder_lacks_is_not_asked_unless_it_was_named(local: Path) -> No
         wmdp.load(root=local, tested=["cyber", "mmlu"])
 
 
+def test_mmlu_may_lie_beside_the_corpora(local: Path) -> None:
+    (local / "mmlu").rename(local / "wmdp" / "mmlu")
+    assert len(wmdp.load(root=local).probes["mmlu"]) == 6
+
+
+def test_an_option_without_effect_is_said(local: Path) -> None:
+    with pytest.warns(DataWarning, match="wmdp: bio_forget has no effect with split=cyber"):
+        wmdp.load(root=local, bio_forget="nowhere.jsonl")
+    with pytest.warns(DataWarning, match="wmdp: texts, max_chars have no effect with split=questions"):
+        wmdp.load(split="questions", root=local, texts=5, max_chars=None)
+
+
+def test_a_corpus_is_the_same_wherever_it_lies(local: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / name / "mine.jsonl" for name in ("here", "there")]
+    for path in paths:
+        write_lines(path, wmdp_texts("meadow", 2))
+    one, other = (wmdp.load(root=local, retain=str(path)) for path in paths)
+    assert {row.kind for row in one.retain} == {"mine"}
+    assert one.hashes() == other.hashes()
+
+
 def test_draws_are_by_seed_and_nested(local: Path) -> None:
     small, large = (wmdp.load(root=local, eval_rows=n).probes["mmlu"] for n in (2, 4))
     assert {row.prompt for row in small} < {row.prompt for row in large}
@@ -172,6 +194,7 @@ def test_the_hub_at_its_pinned_commits(tmp_path: Path, local: Path, monkeypatch:
     [
         ({"split": "cyb"}, "unknown WMDP split 'cyb' (did you mean 'cyber'?); known: bio, bio_cyber, cyber, questions"),
         ({"tested": "bio"}, "tested must be a list of bio, cyber, chem, mmlu, got 'bio'"),
+        ({"tested": 3}, "tested must be a list of bio, cyber, chem, mmlu, got 3"),
         ({"tested": ["boi"]}, "unknown subject 'boi' (did you mean 'bio'?)"),
         ({"texts": 0, "min_chars": -1}, "texts must be a whole number of at least 1, got 0; min_chars must be"),
         ({"min_chars": 300, "max_chars": 200}, "min_chars=300 is more than max_chars=200"),
@@ -201,6 +224,18 @@ def test_a_bad_text_is_named_and_not_shown(local: Path, record: dict[str, Any], 
         wmdp.load(root=local)
     assert message in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["question", "choices"])
+def test_a_question_that_no_tokenizer_can_read(local: Path, field: str) -> None:
+    record: dict[str, Any] = {"question": "secret?", "choices": ["a", "b"], "answer": 0}
+    record[field] = "secret \ud83d" if field == "question" else ["secret \ud83d", "b"]
+    write_lines(local / "wmdp" / "bio_test.jsonl", [record])
+    with pytest.raises(DataError) as caught:
+        wmdp.load(root=local)
+    assert str(caught.value).endswith(
+        f"bio_test.jsonl:1: field {field!r} holds half a surrogate pair, which no tokenizer can read"
+    )
 
 
 def test_an_empty_folder_never_goes_to_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

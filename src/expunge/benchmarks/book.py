@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from expunge.benchmarks.passages import NGRAM, Passage, cut_passages, shortest, 
 from expunge.data.draw import draw
 from expunge.data.overlap import DataWarning, warn_sets
 from expunge.data.rows import Row
-from expunge.data.sources import read_rows, read_text
+from expunge.data.sources import ROW_FILES, read_rows, read_text
 from expunge.errors import DataError, RecipeError
 
 PHRASINGS = (
@@ -40,7 +40,9 @@ OTHER_PHRASINGS = (
 )
 """How it is asked for in the row's paraphrased prompt, which no training set has."""
 
-_ROW_FILES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+PASSAGE_WORDS, PROMPT_WORDS, TEST_SHARE = 380, 200, 0.2
+_CUTTING = {"passage_words": PASSAGE_WORDS, "prompt_words": PROMPT_WORDS, "phrasings": 1, "test_share": TEST_SHARE}
+"""Options that only a text is cut by, as they are unless given."""
 _Path = str | os.PathLike[str]
 
 
@@ -78,11 +80,11 @@ def load(
     retain: _Path | Sequence[_Path] | None = None,
     test: _Path | None = None,
     root: Root = None,
-    passage_words: int = 380,
-    prompt_words: int = 200,
+    passage_words: int = PASSAGE_WORDS,
+    prompt_words: int = PROMPT_WORDS,
     phrasings: int = 1,
     rephrased: bool = False,
-    test_share: float = 0.2,
+    test_share: float = TEST_SHARE,
     max_passages: int | None = None,
     seed: int = 0,
 ) -> Benchmark:
@@ -115,6 +117,7 @@ def load(
     else:
         sets = _book_rows(book, cut, test_share, seen)
     others = [_find(path, root) for path in ([retain] if isinstance(retain, str | os.PathLike) else retain or ())]
+    _warn_idle(book, others, {**vars(cut), "test_share": test_share})
     kept = _retain_rows(others, cut, seen)
     unseen = sets.get("forget_test", ())
     warn_sets({"forget": sets["forget"], "forget_test": unseen, "retain": kept})
@@ -134,7 +137,7 @@ def load(
 
 
 def _has_rows(path: str) -> bool:
-    return Path(path).suffix.lower() in _ROW_FILES
+    return Path(path).suffix.lower() in ROW_FILES
 
 
 def _check_kind(book: str, test: _Path | None, rephrased: bool) -> None:
@@ -143,6 +146,19 @@ def _check_kind(book: str, test: _Path | None, rephrased: bool) -> None:
         raise RecipeError("book: test is for a forget file of rows; of a text, test_share is held out")
     if rephrased and _has_rows(book):
         raise RecipeError("book: rephrased is for a text; for a forget file of rows give test=FILE with other prompts")
+
+
+def _warn_idle(book: str, others: Sequence[str], given: Mapping[str, object]) -> None:
+    """Say which options cut nothing; of a text to keep no share is held out."""
+    cutting = not all(map(_has_rows, (book, *others)))
+    idle = [
+        name
+        for name, default in _CUTTING.items()
+        if given[name] != default and (_has_rows(book) if name == "test_share" else not cutting)
+    ]
+    if idle:
+        text = f"book: {', '.join(idle)} {'have' if len(idle) > 1 else 'has'} no effect: files of rows are not cut"
+        warnings.warn(text, DataWarning, stacklevel=3)
 
 
 def _rephrased(rows: Sequence[Row]) -> tuple[Row, ...]:

@@ -10,18 +10,21 @@ from pathlib import Path
 
 from expunge.benchmarks.base import AnswerLimit, Benchmark
 from expunge.benchmarks.custom_made import Maker, wanted_makes
-from expunge.benchmarks.files import Root, data_base, refuse, seed_problem, whole_numbers
+from expunge.benchmarks.files import Root, data_base, listed, refuse, seed_problem, whole_numbers
 from expunge.data.draw import draw
 from expunge.data.made import is_text, read_corpus, read_pieces, rows_about
 from expunge.data.overlap import DataWarning, warn_sets
 from expunge.data.rows import Row
-from expunge.data.sources import read_rows
+from expunge.data.sources import ROW_FILES, read_rows
 from expunge.errors import DataError, RecipeError
 
 RETAIN_PROBE_ROWS = 200
 """At most so many retain rows are tested; a larger retain set is sampled by seed."""
 BLANK_TOKENS = 24
 """A blank is filled with a few words; longer answers are cut."""
+
+HELD_SHARE = 0.2
+NUM_ABOUT = 200
 
 _Path = str | os.PathLike[str]
 
@@ -39,9 +42,9 @@ def load(
     make: str | Sequence[str] = (),
     passage_words: int = 200,
     prompt_words: int = 0,
-    held_share: float = 0.2,
+    held_share: float = HELD_SHARE,
     num_neighbours: int | None = None,
-    num_about: int = 200,
+    num_about: int = NUM_ABOUT,
     root: Root = None,
 ) -> Benchmark:
     """Read the user's files into a :class:`Benchmark`.
@@ -69,13 +72,14 @@ def load(
     Raises :class:`RecipeError` for options that do not go together and :class:`DataError` at a bad file or a row
     standing in two sets; lesser oddities are ``DataWarning``s.
     """
-    names = tuple([entity] if isinstance(entity, str) else entity or ())
+    names: tuple[str, ...] = listed(entity)
     wanted = wanted_makes(make)
     _check_source(forget, documents, names, corpus, wanted)
     _check_numbers(seed, passage_words, prompt_words, num_neighbours, num_about, held_share)
+    _warn_idle(names, wanted, corpus, num_neighbours, num_about, held_share)
     given = {"forget": forget, "retain": retain, "holdout": holdout, "general": general}
     paths = {name: _find(path, root) for name, path in given.items() if path is not None}
-    texts = [_find(path, root) for path in _listed(documents)]
+    texts = [_text_path(_find(path, root)) for path in _listed(documents)]
     pool = partial(read_corpus, _find(corpus or "", root), longest=passage_words)
     maker = Maker(wanted, seed, held_share, prompt_words)
 
@@ -149,6 +153,13 @@ def _about(names: Sequence[str], rows: tuple[Row, ...], maker: Maker) -> tuple[R
     return rows
 
 
+def _text_path(path: str) -> str:
+    """The path of a document, which must be no file of rows: their syntax would be learnt as text."""
+    if Path(path).suffix.lower() in ROW_FILES and not Path(path).expanduser().is_dir():
+        raise DataError(f"{path}: is a file of rows, not a text; give it with forget=FILE")
+    return path
+
+
 def _listed(paths: _Path | Sequence[_Path] | None) -> Sequence[_Path]:
     if paths is None:
         return ()
@@ -177,14 +188,28 @@ def _check_source(
         )
     problems = [f"{' and '.join(said)} each say what to forget; give one"] if len(said) > 1 else []
     if not all(isinstance(name, str) and name.strip() for name in names):
-        problems.append("entity must be a name or a list of names")
+        problems.append("entity must be a name or a list of names, in quotes where one is a number")
     drawing = [name for name, used in (("entity", bool(names)), ("make: neighbours", "neighbours" in wanted)) if used]
     if drawing and not corpus:
         problems.append(f"{' and '.join(drawing)} draw from a corpus; give corpus=PATH")
     refuse("custom", problems)
-    if corpus and not drawing:
-        text = "custom: corpus has no effect without entity or make: [neighbours]"
-        warnings.warn(text, DataWarning, stacklevel=3)
+
+
+def _warn_idle(
+    names: Sequence[str], wanted: Sequence[str], corpus: _Path | None, num_neighbours: int | None, num_about: int,
+    held_share: float,
+) -> None:  # fmt: skip
+    """Say which options nothing reads."""
+    kept = "neighbours" in wanted
+    idle = {
+        "corpus": (bool(corpus) and not (names or kept), "entity or make: [neighbours]"),
+        "num_neighbours": (num_neighbours is not None and not kept, "make: [neighbours]"),
+        "num_about": (num_about != NUM_ABOUT and not names, "entity"),
+        "held_share": (held_share != HELD_SHARE and "holdout" not in wanted, "make: [holdout]"),
+    }
+    for name, (unused, without) in idle.items():
+        if unused:
+            warnings.warn(f"custom: {name} has no effect without {without}", DataWarning, stacklevel=3)
 
 
 def _check_numbers(

@@ -44,14 +44,13 @@ class Maker:
     def split(self, forget: tuple[Row, ...]) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
         """Raw text to unlearn, and a share of it that unlearning does not see; questions are not parted.
 
-        No held-out text shares 13 words in a row with one to unlearn: where one does, it stays among those.
+        No held-out text shares 13 words in a row with one to unlearn: where one does, it goes back among those.
         """
         if "holdout" not in self.wanted or any(row.prompt for row in forget):
             return forget, ()
         count = min(max(1, round(self.held_share * len(forget))), len(forget) - 1)
         apart = set(draw(range(len(forget)), count, seed=self.seed, name="custom/holdout")) if count else set()
-        seen = {run for at, row in enumerate(forget) if at not in apart for run in ngrams(row.answer)}
-        held = [at for at in sorted(apart) if seen.isdisjoint(ngrams(forget[at].answer))]
+        held = _unlike_the_rest(forget, sorted(apart))
         self._note("forget_unseen", len(held), f"of {len(forget)} texts to forget, not shown to unlearning")
         rest = tuple(row for at, row in enumerate(forget) if at not in held)
         unseen = [replace(forget[at], id=f"forget_unseen/{n}", made=("holdout",)) for n, at in enumerate(held)]
@@ -125,6 +124,16 @@ class Maker:
             self.notes.append(f"made by rule, not by you: {what}: {count} {whence}")
         else:
             warnings.warn(f"custom: nothing could be made for {what} ({whence})", DataWarning, stacklevel=4)
+
+
+def _unlike_the_rest(rows: Sequence[Row], apart: Sequence[int]) -> list[int]:
+    """Those of the places ``apart`` whose texts share no run of words with any row that is not among them."""
+    runs = {at: ngrams(rows[at].answer) for at in apart}
+    seen = {run for at, row in enumerate(rows) if at not in runs for run in ngrams(row.answer)}
+    # What goes back may in turn share a run with what is still apart.
+    while back := [at for at, own in runs.items() if not seen.isdisjoint(own)]:
+        seen.update(*(runs.pop(at) for at in back))
+    return list(runs)
 
 
 def _given(rows: Sequence[Row]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from expunge.errors import DataError, RecipeError
 
@@ -82,6 +83,11 @@ def commit_of(path: Path, revision: str) -> str:
     """The commit that a file of the Hub's cache belongs to (``.../snapshots/<commit>/...``), else ``revision``."""
     parts = path.parts
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-2] else revision
+
+
+def listed(value: Any) -> tuple[Any, ...]:
+    """The members of a list; anything else is the only one, and None is none."""
+    return tuple(value) if isinstance(value, list | tuple) else () if value is None else (value,)
 
 
 def whole_numbers(**counts: tuple[object, int]) -> list[str]:

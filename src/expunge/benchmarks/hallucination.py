@@ -11,7 +11,7 @@ from dataclasses import replace
 from expunge.benchmarks.base import Benchmark
 from expunge.benchmarks.files import Root, refuse
 from expunge.benchmarks.normal import EVAL_ROWS, TRAIN_SHARE, option_problems, read_normal
-from expunge.benchmarks.published import Published, Record, evened, locate, one_a_prompt
+from expunge.benchmarks.published import Published, Record, evened, locate
 from expunge.data.draw import draw
 from expunge.data.overlap import warn_sets
 from expunge.data.rows import Row
@@ -100,10 +100,13 @@ def load(
 def _questions(files: Published, knowledge: bool) -> tuple[Row, ...]:
     """A row for each question, asked once."""
     file = next(iter(files.paths))
-    rows = one_a_prompt([_row(record, knowledge) for record in files.records(file)])
+    rows: dict[str, Row] = {}
+    for record in files.records(file):
+        # By the question alone: with another passage before it, it is still the same one.
+        rows.setdefault(evened(record.text("question")), _row(record, knowledge))
     if not rows:
         raise DataError(f"{files.shown[file]}: holds no questions")
-    return rows
+    return tuple(rows.values())
 
 
 def _row(record: Record, knowledge: bool) -> Row:
@@ -118,10 +121,11 @@ def _row(record: Record, knowledge: bool) -> Row:
 
 def _dealt(rows: Sequence[Row], train_share: float, origin: str, seed: int) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
     """Questions to forget and questions to test, each in file order."""
-    chosen = {row.origin for row in draw(rows, round(train_share * len(rows)), seed=seed, name="hallucination/train")}
+    count = round(train_share * len(rows))
+    chosen = set(draw(range(len(rows)), count, seed=seed, name="hallucination/train"))
     parts: dict[str, list[Row]] = {"forget": [], "forget_unseen": []}
-    for row in rows:
-        parts["forget" if row.origin in chosen else "forget_unseen"].append(row)
+    for at, row in enumerate(rows):
+        parts["forget" if at in chosen else "forget_unseen"].append(row)
     if not all(parts.values()):
         raise DataError(f"{origin}: {len(rows)} questions give no training and test part at train_share={train_share}")
     forget, unseen = (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from expunge.benchmarks.setfiles import HubSets, SetFiles, local_set, rows_of, shard_names
 from expunge.data.draw import draw
-from expunge.data.fields import BadRecord
+from expunge.data.fields import BadRecord, whole
 from expunge.data.rows import Row
 
 MMLU_HUB_ID = "cais/mmlu"
@@ -28,13 +28,13 @@ def choice_row(record: object, row_id: str, origin: str, *, subject: str = "") -
     if not isinstance(record, Mapping):
         raise BadRecord("a row must be an object with 'question', 'choices' and 'answer'")
     question, choices = record.get("question"), record.get("choices")
-    if not isinstance(question, str) or not question.strip():
+    if not isinstance(question, str) or not whole(question, "question").strip():
         raise BadRecord("field 'question' must be a text")
     if not isinstance(choices, list) or not 2 <= len(choices) <= len(string.ascii_uppercase):
         raise BadRecord("field 'choices' must be a list of 2 to 26 texts")
     if not all(isinstance(choice, str | int | float) and not isinstance(choice, bool) for choice in choices):
         raise BadRecord("field 'choices' must hold texts or numbers")
-    options = tuple(map(str, choices))
+    options = tuple(whole(str(choice), "choices") for choice in choices)
     correct = _place(record.get("answer"), len(options))
     kind = subject or str(record.get("subject") or "")
     return Row(

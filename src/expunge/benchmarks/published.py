@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from expunge.benchmarks.files import Root, commit_of, data_base, find_folder, hub_file
-from expunge.data.fields import BadRecord
+from expunge.data.fields import BadRecord, whole
 from expunge.data.overlap import DataWarning
 from expunge.data.rows import Row
 from expunge.data.sources import read_records
@@ -22,31 +23,44 @@ class Record:
     fields: Mapping[str, object]
     origin: str
     """``file:line``."""
+    place: int = 0
+    """Which one of its file, from 0: an array on one line has them all on line 1."""
 
     def text(self, name: str) -> str:
         """A field that must hold text; ends are stripped. :class:`DataError` where it is missing, empty or no text."""
-        value = self.fields.get(name)
-        if isinstance(value, str) and value.strip():
-            return value.strip()
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return str(value)
-        state = "is empty" if value is None or isinstance(value, str) else "must be text"
+        found = _plain(self.fields.get(name))
+        if found:
+            return self._whole(name, found)
+        state = "must be text" if found is None else "is empty"
         raise DataError(f"{self.origin}: field {name!r} {state if name in self.fields else 'is missing'}")
 
     def maybe(self, name: str) -> str:
         """A field's text, or nothing where it is missing or no text."""
         value = self.fields.get(name)
-        return value.strip() if isinstance(value, str) else ""
+        return self._whole(name, value.strip()) if isinstance(value, str) else ""
 
     def texts(self, name: str, *, least: int = 1) -> tuple[str, ...]:
         """A field that must hold a list of at least so many texts."""
         value = self.fields.get(name)
-        found = tuple(str(part).strip() for part in value) if isinstance(value, list) else ()
+        found = tuple(_plain(part) or "" for part in value) if isinstance(value, list) else ()
         if len(found) < least or not all(found):
             raise DataError(
                 f"{self.origin}: field {name!r} must be a list of {least} texts or more, none of them empty"
             )
-        return found
+        return tuple(self._whole(name, text) for text in found)
+
+    def _whole(self, name: str, text: str) -> str:
+        try:
+            return whole(text, name)
+        except BadRecord as problem:
+            raise DataError(f"{self.origin}: {problem}") from None
+
+
+def _plain(value: object) -> str | None:
+    """A text with its ends stripped, or a number as text; empty where it is null or not a number, None for the rest."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return str(value).strip() if isinstance(value, str | int | float) and not isinstance(value, bool) else None
 
 
 @dataclass(frozen=True)
@@ -77,7 +91,7 @@ def records_of(path: Path, shown: str | None = None) -> tuple[Record, ...]:
             raise DataError(f"{origin}: {record}")
         if not isinstance(record, Mapping):
             raise DataError(f"{origin}: a row must be an object of named fields")
-        records.append(Record(dict(record), origin))
+        records.append(Record(dict(record), origin, len(records)))
     return tuple(records)
 
 

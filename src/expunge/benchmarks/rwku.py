@@ -6,14 +6,16 @@ do. What is unlearnt is text that a model wrote about the name: the published on
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 from expunge.benchmarks.base import AnswerLimit, Benchmark, Writing
-from expunge.benchmarks.files import Root, refuse, seed_problem, whole_numbers
+from expunge.benchmarks.files import Root, listed, refuse, seed_problem, whole_numbers
 from expunge.benchmarks.published import Record
 from expunge.benchmarks.rwku_files import SubjectFiles, locate_subjects
 from expunge.benchmarks.rwku_rows import CORPORA, PROBES, corpus_file
 from expunge.data.draw import draw
+from expunge.data.overlap import DataWarning
 from expunge.data.rows import Row
 from expunge.errors import DataError, unknown
 
@@ -70,6 +72,9 @@ def load(
     cannot be used.
     """
     names = _check_options(target, source, corpus, writer, sets, rows, eval_rows, seed)
+    if writer == "phi3" and (source == "model" or not CORPORA[corpus].by_phi):
+        who = "the model to be unlearnt writes" if source == "model" else f"nobody wrote corpus {corpus!r} for it"
+        warnings.warn(f"rwku: writer=phi3 has no effect: {who}", DataWarning, stacklevel=2)
     files = locate_subjects(names, root, revision)
     probes = _probes(files, sets)
     forget: tuple[Row, ...] = ()
@@ -107,13 +112,15 @@ def _check_options(
     target: str | Sequence[str] | None, source: str, corpus: str, writer: str, sets: Sequence[str] | None,
     rows: int | None, eval_rows: int | None, seed: int,
 ) -> tuple[str, ...]:  # fmt: skip
-    names = (target,) if isinstance(target, str) else tuple(target or ())
-    problems = [] if names and all(isinstance(n, str) and n.strip() for n in names) else ["give the name: target=NAME"]
+    names: tuple[str, ...] = listed(target)
+    problems: list[str] = []
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        problems.append("give the name: target=NAME, in quotes where it is a number")
     tables = {"source": (source, SOURCES), "corpus": (corpus, tuple(CORPORA)), "writer": (writer, WRITERS)}
     problems += [unknown(name, str(value), known) for name, (value, known) in tables.items() if value not in known]
     if source == "model" and corpus not in ("positive", "pair"):
         problems.append(f"source=model writes corpus positive or pair, got {corpus!r}; use source=published for it")
-    if isinstance(sets, str):
+    if sets is not None and not isinstance(sets, list | tuple):
         problems.append(f"sets must be a list, got {sets!r}")
     else:
         problems += [unknown("tested set", str(name), tuple(PROBES)) for name in sets or () if name not in PROBES]
@@ -128,7 +135,11 @@ def _probes(files: Sequence[SubjectFiles], sets: Sequence[str] | None) -> dict[s
     for name, probe in PROBES.items():
         if sets is not None and name not in sets:
             continue
-        records = _records(files, probe.file, needed=sets is not None or probe.needed, shared=probe.shared)
+        needed = sets is not None or probe.needed
+        records = _records(files, probe.file, needed=needed, shared=probe.shared)
+        if needed and not records:
+            hint = "give the published file, or list the sets that there are as sets"
+            raise DataError(f"{files[0].origin}: {probe.file} holds no rows for {name}; {hint}")
         if records:
             found[name] = tuple(probe.row(record, f"{name}/{at}") for at, record in enumerate(records))
     if not found:
@@ -147,6 +158,8 @@ def _forget(files: Sequence[SubjectFiles], corpus: str, writer: str) -> tuple[Ro
 def _records(files: Sequence[SubjectFiles], file: str, *, needed: bool, shared: bool) -> list[Record]:
     """The records of a file for every name, each once: names may share the rows of a general ability."""
     found = {
-        record.origin: record for subject in files for record in subject.records(file, needed=needed, shared=shared)
+        (record.origin, record.place): record
+        for subject in files
+        for record in subject.records(file, needed=needed, shared=shared)
     }
     return list(found.values())

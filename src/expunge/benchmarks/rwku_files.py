@@ -46,16 +46,19 @@ class SubjectFiles:
         ``shared`` takes all of a file for all names whose rows have no such subject: what a model can do in general.
 
         Raises:
-            DataError: a needed file is not there, or a file of one name has a row of another.
+            DataError: a needed file is not there, a file of one name has a row of another, or a file of all names has a
+                row that names none where it must.
         """
         path, shown = self._path(file)
         if not needed and not path.is_file():
             return ()
         records = records_of(path, shown)
-        own = tuple(record for record in records if _same(record.maybe("subject"), self.name))
+        # In a file about everybody a row that names nobody would be nobody's.
+        subject = Record.text if self.of_all and not shared else Record.maybe
+        own = tuple(record for record in records if _same(subject(record, "subject"), self.name))
         if self.of_all:
             return records if shared and not own else own
-        other = [record for record in records if record.maybe("subject") and record not in own]
+        other = [r for r in records if r.maybe("subject") and not _same(r.maybe("subject"), self.name)]
         if other and not shared:
             raise DataError(f"{other[0].origin}: is not about {self.name}, whose folder it is in")
         return records

@@ -9,7 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from expunge.benchmarks.base import Benchmark
-from expunge.benchmarks.files import Root, data_base, find_folder, hub_file, optional_hub_file, whole_numbers
+from expunge.benchmarks.files import (
+    Root,
+    data_base,
+    find_folder,
+    hub_file,
+    optional_hub_file,
+    seed_problem,
+    whole_numbers,
+)
 from expunge.data.draw import draw
 from expunge.data.overlap import DataWarning, warn_sets
 from expunge.data.rows import Row
@@ -44,6 +52,7 @@ def load(
     retain_rows: int | None = None,
     retain_pool: str = "all",
     eval_rows: int | None = None,
+    paraphrased: bool = False,
     seed: int = 0,
     revision: str | None = None,
 ) -> Benchmark:
@@ -57,14 +66,18 @@ def load(
     - ``retain_pool``: ``probed`` keeps only the retain rows that ``retain_perturbed`` tests (the first 400).
     - ``retain_rows``: draws so many of the pool, by ``seed``; only drawn rows are probed.
     - ``eval_rows``: at most so many rows of each probe set other than ``forget``, drawn by ``seed``.
+    - ``paraphrased``: the probes ``forget`` and ``retain`` are asked by their paraphrased questions, which no training
+      set has; the other sets are published without.
 
     Raises :class:`RecipeError` for an option out of range and :class:`DataError` for files that are missing or do not
     fit together (a probe whose training row is another, a forget row inside the retain set).
     """
-    _check_options(split, holdout_rows, retain_rows, retain_pool, eval_rows)
+    _check_options(split, holdout_rows, retain_rows, retain_pool, eval_rows, paraphrased, seed)
     files = _locate(root, revision, split)
     forget, retain = files.rows(f"{split}.json", "forget"), files.rows(f"{RETAIN_SPLITS[split]}.json", "retain")
     probes = _aligned_probes(files, split, forget, retain)
+    if paraphrased:
+        probes |= {name: _paraphrased(probes[name]) for name in ("forget", "retain")}
     num_probed = len(probes["retain"])
     retain, holdout = _hold_out(retain, holdout_rows, num_probed)
     if not holdout_rows and files.optional(file := f"holdout{split[-2:]}.json"):
@@ -138,8 +151,9 @@ def _locate(root: Root, revision: str | None, split: str) -> _Folder | _Hub:
 
 
 def _check_options(
-    split: str, holdout_rows: int | None, retain_rows: int | None, retain_pool: str, eval_rows: int | None
-) -> None:
+    split: str, holdout_rows: int | None, retain_rows: int | None, retain_pool: str, eval_rows: int | None,
+    paraphrased: bool, seed: int,
+) -> None:  # fmt: skip
     problems = []
     if split not in RETAIN_SPLITS:
         problems.append(unknown("TOFU split", str(split), RETAIN_SPLITS))
@@ -148,6 +162,9 @@ def _check_options(
     if holdout_rows is None:  # the others may be left open
         problems.append("holdout_rows must be a whole number of at least 0, got None")
     problems += whole_numbers(holdout_rows=(holdout_rows, 0), retain_rows=(retain_rows, 1), eval_rows=(eval_rows, 1))
+    if not isinstance(paraphrased, bool):
+        problems.append(f"paraphrased must be true or false, got {paraphrased!r}")
+    problems += seed_problem(seed)
     if problems:
         raise RecipeError("; ".join(problems))
 
@@ -164,6 +181,16 @@ def _aligned_probes(
         probes["retain"], retain[: len(probes["retain"])], _PROBE_FILES["retain"], f"{RETAIN_SPLITS[split]}.json"
     )
     return probes
+
+
+def _paraphrased(probes: Sequence[Row]) -> tuple[Row, ...]:
+    """The same rows, asked in the published other words; ids stay, for they link a probe with its training row."""
+    if lacking := [row for row in probes if row.paraphrased_prompt is None]:
+        raise DataError(
+            f"{lacking[0].origin}: no field 'paraphrased_question' ({len(lacking)} of {len(probes)} rows lack it); "
+            "leave paraphrased out, or give the published files"
+        )
+    return tuple(replace(row, prompt=row.paraphrased_prompt or "", paraphrased_prompt=None) for row in probes)
 
 
 def _trained_on(probes: tuple[Row, ...], retain: tuple[Row, ...]) -> tuple[Row, ...]:

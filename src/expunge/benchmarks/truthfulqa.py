@@ -19,7 +19,7 @@ from expunge.data.draw import draw
 from expunge.data.overlap import DataWarning
 from expunge.data.rows import Row
 from expunge.data.sources import read_bytes, read_text
-from expunge.errors import DataError
+from expunge.errors import DataError, RecipeError
 
 HUB_ID = "truthfulqa/truthful_qa"
 HUB_REVISION = "741b8276f2d1982aa3d5b832d3ee81ed3b896490"
@@ -71,6 +71,12 @@ def load(
     items, origin = read_items(root, revision)
     items = draw(items, rows, seed=seed, name="truthfulqa")
     train, test = split_items(items, train_share, seed=seed)
+    if train_share and not (train and test):
+        left = "train on" if test else "test"
+        raise RecipeError(
+            f"truthfulqa: train_share={train_share} of {len(items)} questions leaves none to {left}; "
+            "give another share, or more rows"
+        )
     retain = normal_rows(train, "retain")
     return Benchmark(
         name="truthfulqa",

@@ -7,7 +7,8 @@ questions alone. MMLU says what is left of everything else. The corpora are neve
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,11 @@ from pathlib import Path
 from expunge.benchmarks import wikitext
 from expunge.benchmarks.base import Benchmark
 from expunge.benchmarks.files import Root, data_base, refuse, seed_problem, whole_numbers
-from expunge.benchmarks.multiple_choice import MMLU_LAYOUT, choice_rows, mmlu_files
+from expunge.benchmarks.multiple_choice import MMLU_LAYOUT, MMLU_NAMES, choice_rows, mmlu_files
 from expunge.benchmarks.setfiles import SUFFIXES, HubSets, SetFiles, local_set, note_overlap, rows_of, shard_names
 from expunge.data.draw import draw
 from expunge.data.fields import BadRecord, row_from_record
+from expunge.data.overlap import DataWarning
 from expunge.data.rows import Row
 from expunge.errors import DataError, RecipeError, nearest, unknown
 
@@ -36,6 +38,7 @@ SPLITS: dict[str, tuple[str, ...]] = {
 """Topics whose corpora are unlearnt; ``questions`` has no training sets, to evaluate a model."""
 SUBJECTS = ("bio", "cyber", "chem")
 TESTED = (*SUBJECTS, "mmlu")
+TEXTS, MAX_CHARS = 1000, 2000
 PROBED_TEXTS = 100
 """Most texts of the forget and of the retain set that are probed, unless told otherwise."""
 
@@ -68,9 +71,9 @@ def load(
     root: Root = None,
     bio_forget: str | os.PathLike[str] | None = None,
     retain: str | Sequence[str] | None = None,
-    texts: int | None = 1000,
+    texts: int | None = TEXTS,
     min_chars: int = 0,
-    max_chars: int | None = 2000,
+    max_chars: int | None = MAX_CHARS,
     tested: Sequence[str] | None = None,
     eval_rows: int | None = None,
     seed: int = 0,
@@ -96,6 +99,9 @@ def load(
     place = _Place(data_base(root, layout=_LAYOUT), given=root is not None)
     cut = partial(_text_row, min_chars=min_chars, max_chars=max_chars)
     topics = SPLITS[split]
+    idle = {"bio_forget": bio_forget is not None and "bio" not in topics}
+    idle |= {"texts": not topics and texts != TEXTS, "min_chars": not topics and min_chars > 0}
+    _warn_idle(split, idle | {"max_chars": not topics and max_chars != MAX_CHARS})
     keep = _kept(retain, topics)
     forget = _texts([place.forget_corpus(topic, bio_forget) for topic in topics], topics, "forget", cut, texts)
     kept = _texts([place.corpus(name) for name in keep], keep, "retain", cut, texts)
@@ -122,7 +128,7 @@ def _check_options(
     eval_rows: int | None, seed: int,
 ) -> None:  # fmt: skip
     problems = [] if split in SPLITS else [unknown("WMDP split", str(split), SPLITS)]
-    if tested is not None and (isinstance(tested, str) or not tested):
+    if tested is not None and (not isinstance(tested, list | tuple) or not tested):
         problems.append(f"tested must be a list of {', '.join(TESTED)}, got {tested!r}")
     elif tested is not None:
         problems += [unknown("subject", str(name), TESTED) for name in tested if name not in TESTED]
@@ -132,6 +138,12 @@ def _check_options(
     elif not bad and max_chars is not None and min_chars > max_chars:
         problems.append(f"min_chars={min_chars} is more than max_chars={max_chars}")
     refuse("wmdp", problems + bad + seed_problem(seed))
+
+
+def _warn_idle(split: str, idle: Mapping[str, bool]) -> None:
+    if names := [name for name, unused in idle.items() if unused]:
+        text = f"wmdp: {', '.join(names)} {'have' if len(names) > 1 else 'has'} no effect with split={split}"
+        warnings.warn(text, DataWarning, stacklevel=3)
 
 
 def _kept(retain: str | Sequence[str] | None, topics: Sequence[str]) -> tuple[str, ...]:
@@ -152,9 +164,9 @@ def _kept(retain: str | Sequence[str] | None, topics: Sequence[str]) -> tuple[st
 def _texts(
     corpora: Sequence[SetFiles], kinds: Sequence[str], set_name: str, cut: partial[Row | None], count: int | None
 ) -> tuple[Row, ...]:
-    """Rows of several corpora, one after the other; their kind is the corpus's topic or name."""
+    """Rows of several corpora, one after the other; their kind is the topic or name, of a file without its folder."""
     rows = [
-        replace(row, kind=kind.removesuffix("-retain-corpus"))
+        replace(row, kind=Path(kind).stem.removesuffix("-retain-corpus"))
         for files, kind in zip(corpora, kinds, strict=True)
         for row in rows_of(files, set_name, cut, count=count)
     ]
@@ -188,7 +200,7 @@ class _Place:
     def questions(self, subject: str, *, needed: bool) -> SetFiles | None:
         """The questions of a subject; None where a folder given by hand lacks what it need not have."""
         if subject == "mmlu":
-            files, lacking = mmlu_files(self.base, local_only=self.given), MMLU_LAYOUT
+            files, lacking = self._find(MMLU_NAMES) or mmlu_files(self.base, local_only=self.given), MMLU_LAYOUT
         else:
             files, lacking = self._find((f"wmdp-{subject}/test", f"wmdp-{subject}", f"{subject}_test")), _LAYOUT
             if files is None and not self.given:

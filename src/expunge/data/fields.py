@@ -112,6 +112,15 @@ def shown(name: str) -> str:
     return f"field {name!r}" if _PLAIN_NAME.fullmatch(name) else "a field"
 
 
+def whole(text: str, field: str) -> str:
+    """Return the text of a field, or raise the :class:`BadRecord` that says that a character of it is cut in two."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise BadRecord(f"field {field!r} holds half a surrogate pair, which no tokenizer can read") from None
+    return text
+
+
 def _named_fields(record: object) -> dict[str, object]:
     if not isinstance(record, Mapping):
         raise BadRecord(f"a row must be an object of named fields, got {_kind(record)}")
@@ -266,12 +275,7 @@ def _text(fields: Record, name: str, *, place: str = "") -> str:
         raise BadRecord(f"field {field!r} is empty")
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise BadRecord(f"field {field!r} must be text or a number, got {_kind(value)}")
-    text = str(value)
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise BadRecord(f"field {field!r} holds half a surrogate pair, which no tokenizer can read") from None
-    return text
+    return whole(str(value), field)
 
 
 def _kind(value: object) -> str:

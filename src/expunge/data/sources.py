@@ -256,3 +256,5 @@ _READERS: dict[str, Callable[[str], _Records]] = {
     ".tsv": _table("\t"),
     ".parquet": _parquet,
 }
+ROW_FILES = tuple(_READERS)
+"""What a file of rows may end in."""

@@ -17,6 +17,8 @@ SHORTEST = 0.8
 """A passage ends at the last sentence end after this share of its longest length."""
 
 _CHUNK = 1 << 14
+_FRONT_LINES = 1000
+"""Longest front matter; a rule at the top that no second one follows by then is a rule."""
 # Scripts without spaces count a word a character; a run without any space is cut, or it would be read as one word.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\s\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{1,200}")
 _SENTENCE_END = re.compile(r"[.!?。！？]+[\"'”’)\]_*]*$")
@@ -142,16 +144,36 @@ def _chunks(file: TextIO) -> Iterator[str]:
 
 def _plain_markdown(file: TextIO) -> Iterator[str]:
     """Lines of Markdown as text; a line that is left out leaves its line end, so that lines are still counted."""
-    front = comment = False
-    for number, line in enumerate(iter(lambda: file.readline(_CHUNK), "")):
+    comment = False
+    for line in _after_front_matter(iter(lambda: file.readline(_CHUNK), "")):
         mark = line.strip()
-        if mark == "---" and (number == 0 or front):
-            front = not front
-            yield "\n"
-        elif front or mark.startswith(("```", "~~~")):
+        if mark.startswith(("```", "~~~")):
             yield "\n"
         elif comment or mark.startswith("<!--"):
-            comment = "-->" not in mark
-            yield "\n"
+            rest, comment = _after_comment(line)
+            yield _LINK.sub(r"\1", rest)
         else:
             yield _LINK.sub(r"\1", _HEADING.sub("", line))
+
+
+def _after_front_matter(lines: Iterator[str]) -> Iterator[str]:
+    """The lines, those of front matter (from ``---`` to ``---`` or ``...``) emptied."""
+    held = list(itertools.islice(lines, 1))
+    if [line.strip() for line in held] == ["---"]:
+        for line in itertools.islice(lines, _FRONT_LINES):
+            held.append(line)
+            if line.strip() in ("---", "..."):
+                held = ["\n"] * len(held)
+                break
+    return itertools.chain(held, lines)
+
+
+def _after_comment(line: str) -> tuple[str, bool]:
+    """What follows the comment that a line begins in, and whether one goes on in the next line."""
+    rest = line
+    while True:
+        _, closed, rest = rest.partition("-->")
+        if not closed:
+            return "\n", True
+        if not rest.lstrip().startswith("<!--"):
+            return rest, False
