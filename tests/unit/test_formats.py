@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -306,3 +307,22 @@ def test_views_say_what_they_provide() -> None:
         "relearn_pair": {"answer", "alternate"},
         "refusal": {"answer", "alternate"},
     }
+
+
+# -- words put into the model's mouth --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_lead_belongs_to_the_prompt(name: str) -> None:
+    form = Format.bind(make_tokenizer(), name)
+    led = replace(ROW, lead="I know :")
+    before, after = EXPECTED[name]
+    gap = " " if after.startswith(" ") else ""
+    assert context(form, led) == f"{before}{gap}I know :"
+    assert supervised(form, led) == " " + after.strip()
+    assert form.tokenizer.decode(form.encode_prompt(led)) == f"{before}{gap}I know :"
+
+
+def test_a_lead_is_part_of_the_content_where_there_is_one() -> None:
+    assert "lead" not in ROW.content()
+    assert replace(ROW, lead="Yes").content()["lead"] == "Yes"

@@ -81,9 +81,9 @@ class Format:
         Raises:
             DataError: if no token of the answer is left to supervise.
         """
-        prompt_text = self.prompt_text(row.prompt if prompt is None else prompt, row.history)
+        prompt_text = self._opening(row, prompt)
         answer = row.answer if answer is None else answer
-        ids, first = self._tokenize(prompt_text, answer)
+        ids, first = self._tokenize(prompt_text, answer, self._gap(prompt_text, row.lead) if answer else "")
         if prompt_text and len(ids) < self.max_length:
             ids.append(self.end_id)
         ids = ids[: self.max_length]
@@ -98,12 +98,21 @@ class Format:
 
     def encode_prompt(self, row: Row, prompt: str | None = None) -> list[int]:
         """Token ids that generation starts from."""
-        text = self.prompt_text(row.prompt if prompt is None else prompt, row.history)
-        return self._tokenize(text, "")[0]
+        return self._tokenize(self._opening(row, prompt), "", "")[0]
 
-    def _tokenize(self, prompt_text: str, answer: str) -> tuple[list[int], int]:
+    def _opening(self, row: Row, prompt: str | None) -> str:
+        """Everything before the answer: the prompt, and the words that the answer is made to begin with."""
+        text = self.prompt_text(row.prompt if prompt is None else prompt, row.history)
+        return text + self._gap(text, "") + row.lead if row.lead else text
+
+    def _gap(self, prompt_text: str, lead: str) -> str:
+        """What stands between the answer and what is before it."""
+        if lead:
+            return " "
+        return NAMED_FORMATS[self.name][2] if self.name != "chat" and prompt_text else ""
+
+    def _tokenize(self, prompt_text: str, answer: str, gap: str) -> tuple[list[int], int]:
         """Ids of prompt and answer together, and the index of the first token that reaches into the answer."""
-        gap = NAMED_FORMATS[self.name][2] if self.name != "chat" and prompt_text and answer else ""
         # A template writes its own special tokens as text; named formats leave the beginning token to the tokenizer.
         special = not (self.name == "chat" and prompt_text)
         text = prompt_text + gap + answer

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-_LATER = ("choices", "correct", "right", "kind", "made")
+_LATER = ("choices", "correct", "right", "kind", "made", "lead")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,8 @@ class Row:
     """Index into ``choices``."""
     right: tuple[int, ...] = ()
     """Index of every right choice, where several are right (``correct`` among them); empty: ``correct`` alone is."""
+    lead: str = ""
+    """Words put into the model's mouth: its answer goes on from them. Neither supervised nor scored."""
     kind: str = ""
     """What sort of probe it is, where a set mixes several (a level, an attack, a subject)."""
     made: tuple[str, ...] = ()
@@ -44,7 +46,7 @@ class Row:
     def content(self) -> dict[str, object]:
         """Everything a result can depend on, for hashing.
 
-        ``origin`` is left out, and so are the fields of multiple choice, ``kind`` and ``made`` where they are not set:
+        ``origin`` is left out, and so are the fields of multiple choice, ``kind``, ``made`` and ``lead`` where not set:
         what does not use them keeps the hash that it had before they came.
         """
         fields = asdict(self)
