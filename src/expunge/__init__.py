@@ -14,9 +14,20 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from expunge.api import compose_adapters, evaluate, export, finetune, load, run, unlearn
+    from expunge.api import attack, compose_adapters, evaluate, export, finetune, load, run, unlearn
 
-__all__ = ["__version__", "augment", "compose_adapters", "evaluate", "export", "finetune", "load", "run", "unlearn"]
+__all__ = [
+    "__version__",
+    "attack",
+    "augment",
+    "compose_adapters",
+    "evaluate",
+    "export",
+    "finetune",
+    "load",
+    "run",
+    "unlearn",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -171,6 +171,53 @@ def evaluate(
     return evaluate_models(models, recipe, Path(out), reference=reference, data_root=data_root)
 
 
+def attack(
+    model: str | Path,
+    *,
+    out: str | Path,
+    attacks: Sequence[str] = (),
+    original: str | Path | None = None,
+    reference: str | Path | None = None,
+    benchmark: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    forget: str | Path | None = None,
+    retain: str | Path | None = None,
+    holdout: str | Path | None = None,
+    depth: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    model_settings: Mapping[str, Any] | None = None,
+    data_root: str | None = None,
+    seed: int = 0,
+) -> tuple[Any, Any]:
+    """Attack an unlearned model, and measure how much of what it forgot comes back.
+
+    Args:
+        model: the unlearned model: a folder, run, adapter, GGUF file or Hub id.
+        out: folder for the result: ``attacks.json``, ``report.html``.
+        attacks: names, families or ``all``; see ``expunge list attacks``.
+        original: the model before unlearning; without it there is no recovery, residual or durability.
+        reference: a model that never saw the forget rows: the control for attacks that tell the answer.
+        benchmark: whose rows are asked, with its ``options``; or give files instead:
+        forget: rows that were to be forgotten; ``retain`` and ``holdout`` are of the same source.
+        depth: ``quick`` or ``full``: which attacks, and how many steps of relearning, where they are not named.
+        settings: anything of :class:`expunge.recipe.AttackPart`.
+        model_settings: anything of a recipe's ``model`` part.
+        data_root: folder with published benchmark files.
+        seed: of draws, relearning and the bootstrap.
+
+    Returns:
+        The :class:`expunge.pipeline.attacking.Audit` and its :class:`expunge.reporting.content.Report`.
+    """
+    from expunge.pipeline.auditing import audit
+
+    files = {"forget": forget, "retain": retain, "holdout": holdout}
+    return audit(
+        model, Path(out), attacks=attacks, original=original, reference=reference, benchmark=benchmark,
+        options=options or {}, files={k: str(v) for k, v in files.items() if v is not None}, depth=depth,
+        settings=settings or {}, model_settings=model_settings or {}, data_root=data_root, seed=seed,
+    )  # fmt: skip
+
+
 def load(source: str | Path, **settings: Any) -> Any:
     """Load a model, a run or an adapter with its tokenizer and chat format.
 

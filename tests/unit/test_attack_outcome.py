@@ -47,6 +47,15 @@ def test_an_attack_that_tells_the_answer_is_not_counted() -> None:
     assert durability({"mcq": levels([0.9, 0.9], [0.9, 0.9], [0.9, 0.9])}).counted == ()
 
 
+def test_a_share_of_a_lead_that_may_be_chance_is_none() -> None:
+    # Guessing one of four: the original happens to be right once more than the model that never saw the data.
+    guesses = levels([1.0, 0, 0, 1, 0, 0, 0, 0], [0, 1.0, 0, 1, 0, 0, 1, 0], [1.0, 0, 0, 0, 0, 1, 0, 0])
+    found = outcome(None, guesses)
+    assert math.isnan(found.residual.value)
+    assert "not certain" in found.residual.note
+    assert durability({"mcq": guesses}).counted == ()
+
+
 def test_without_a_reference_what_the_attack_tells_counts_and_it_says_so() -> None:
     found = outcome(levels([0.1, 0.1], [1.0, 1.0]), levels([0.5, 0.5], [1.0, 1.0]))
     assert found.residual.value == pytest.approx(0.5)
@@ -79,6 +88,15 @@ def test_intervals_are_of_the_same_rows_of_every_model() -> None:
     assert found.residual.interval == pytest.approx((0.5, 0.5))
     low, high = found.rise.interval or (math.nan, math.nan)
     assert low < 0.4 * easy.mean() < high
+
+
+def test_scores_on_another_scale_have_a_residual_alone() -> None:
+    found = outcome(None, levels([0.5, 0.5], [1.0, 1.0], [0.0, 0.0]))
+    assert found.residual.value == 0.5
+    assert math.isnan(found.rise.value)
+    assert math.isnan(found.recovery.value)
+    assert not found.recovered
+    assert "another scale" in found.rise.note
 
 
 def test_a_rise_counts_if_it_is_certain_and_large() -> None:

@@ -65,7 +65,7 @@ class Durability:
 
 
 def outcome(
-    before: Levels, under: Levels, *, kind: str = "knowledge", num_resamples: int = 1000, seed: int = 0
+    before: Levels | None, under: Levels, *, kind: str = "knowledge", num_resamples: int = 1000, seed: int = 0
 ) -> Outcome:
     """Judge one attack.
 
@@ -75,10 +75,12 @@ def outcome(
         recovery = clip((u' - u) / (o' - u), 0, 1)
         residual = clip((u' - r') / (o' - r'), 0, 1)
 
-    Without a reference ``r'`` is 0. Rows that lack one of the scores a number needs are left out of it.
+    Without a reference ``r'`` is 0. Where it is not certain that ``o'`` is above ``r'`` there is no residual: a share
+    of a lead that may be chance says nothing. Rows that lack one of the scores a number needs are left out of it.
 
     Args:
-        before: scores without the attack.
+        before: scores without the attack; None where those under it are on another scale (of other answers, or of
+            choices), so that there is no rise and no recovery.
         under: scores under it, of the same rows in the same order.
         kind: ``knowledge`` or ``verbatim``, which say how large a rise must be to count.
         num_resamples: draws of rows behind each interval; the same rows of all models.
@@ -90,6 +92,9 @@ def outcome(
     if kind not in LEAST_RISE:
         raise ValueError(f"kind must be one of {sorted(LEAST_RISE)}, got {kind!r}")
     draw = _Draw(num_resamples, seed)
+    if before is None:
+        other = Estimate(math.nan, None, "scored on another scale than the unattacked model")
+        return Outcome(other, other, _residual(under, draw), recovered=False)
     rise = draw.estimate(_rise, {"u": before.unlearned, "ua": under.unlearned})
     low = rise.interval[0] if rise.interval else math.nan
     return Outcome(
@@ -150,6 +155,10 @@ def _residual_of(mean: _Means) -> float:
     return float(np.clip((mean["ua"] - floor) / gap, 0, 1)) if gap >= LEAST_GAP else math.nan
 
 
+def _lead(mean: _Means) -> float:
+    return mean["oa"] - mean.get("ra", 0.0)
+
+
 def _recovery(before: Levels, under: Levels, draw: _Draw) -> Estimate:
     if under.original is None:
         return Estimate(math.nan, None, "no original model was given")
@@ -168,6 +177,10 @@ def _residual(under: Levels, draw: _Draw) -> Estimate:
         why = "the original knows nothing under this attack"
     else:
         why = "under this attack a model that never saw the data knows as much as the original: the attack tells it"
+    lead = draw.estimate(_lead, _residual_scores(under))
+    if lead.value >= LEAST_GAP and lead.interval and lead.interval[0] <= 0:
+        why = "under this attack it is not certain that the original knows more than a model that never saw the data"
+        return Estimate(math.nan, None, why)
     estimate = draw.estimate(_residual_of, _residual_scores(under), why)
     if under.reference is None and not estimate.note:
         return Estimate(

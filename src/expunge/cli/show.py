@@ -21,7 +21,9 @@ def register(app: typer.Typer) -> None:
 
 
 def list_things(
-    what: str = typer.Argument(help="methods, scopes, rules, benchmarks, suites, metrics, recipes or plugins."),
+    what: str = typer.Argument(
+        help="methods, scopes, rules, benchmarks, suites, metrics, attacks, recipes or plugins."
+    ),
     as_json: bool = opt.JSON,
 ) -> None:
     """List what can be named in a command or a recipe."""
@@ -34,6 +36,7 @@ def list_things(
         "benchmarks": _benchmarks,
         "suites": _suites,
         "metrics": _metrics,
+        "attacks": _attacks,
         "recipes": _recipes,
         "plugins": _plugins,
     }
@@ -53,6 +56,12 @@ def _methods() -> dict[str, str]:
     from expunge.methods.table import METHODS
 
     return {name: f"{m.title} ({m.paper})" for name in METHODS.names() for m in [METHODS.get(name)]}
+
+
+def _attacks() -> dict[str, str]:
+    from expunge.attacks.table import ATTACKS
+
+    return {name: ATTACKS.get(name).about for name in ATTACKS.names()}
 
 
 def _scopes() -> dict[str, str]:

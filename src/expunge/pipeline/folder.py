@@ -16,6 +16,7 @@ from expunge.parallel import process_number
 
 MANIFEST = "run.json"
 RUN, EVALUATION, IMPORTED_LOG, VARIANTS = "run", "evaluation", "imported log", "set of variants"
+ATTACKS = "set of attacks"
 """Kinds of run folders, as the manifest names them."""
 BEFORE, AFTER, RETAIN_MODEL = "before", "after", "retain model"
 """Labels of a run's models."""

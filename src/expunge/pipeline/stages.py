@@ -35,6 +35,7 @@ STAGE_VERSIONS = {
     "unlearn": 1,
     "evaluate": 3,
     "harness": 2,
+    "attack": 1,
     "report": 3,
 }
 """Bump a stage's number when a change of code changes its result."""

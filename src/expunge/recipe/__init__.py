@@ -3,6 +3,7 @@
 from expunge.recipe.many import expand
 from expunge.recipe.parts import (
     TRACKERS,
+    AttackPart,
     BudgetPart,
     DataPart,
     EvaluatePart,
@@ -12,10 +13,11 @@ from expunge.recipe.parts import (
     TrainPart,
     UnlearnPart,
 )
-from expunge.recipe.reading import apply_overrides, parse_recipe, read_recipe
+from expunge.recipe.reading import apply_overrides, parse_attack, parse_recipe, read_recipe
 
 __all__ = [
     "TRACKERS",
+    "AttackPart",
     "BudgetPart",
     "DataPart",
     "EvaluatePart",
@@ -26,6 +28,7 @@ __all__ = [
     "UnlearnPart",
     "apply_overrides",
     "expand",
+    "parse_attack",
     "parse_recipe",
     "read_recipe",
 ]

@@ -251,6 +251,52 @@ class EvaluatePart:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class AttackPart:
+    """How hard a model is attacked."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    steps: list[int] = field(default_factory=lambda: [20, 50, 100])
+    """Optimiser steps of relearning after which is looked, ascending; the last ends it."""
+    lr: float = 2e-5
+    """Constant learning rate of relearning."""
+    batch_size: int = 8
+    """Rows in a step of relearning."""
+    scope: dict[str, Any] = field(default_factory=lambda: {"kind": "full"})
+    """What relearning may change: ``{kind: full}`` or ``{kind: lora, rank: 16}``."""
+    share: float = 0.2
+    """Share of the forget rows that ``relearn:subset`` teaches; the others are looked at."""
+    group: int = 128
+    """Weights that share a scale in a quantisation."""
+    pack_tokens: int = 512
+    """Most unique tokens in one scoring pass."""
+    micro_batch_tokens: int = 384
+    """Most unique tokens in one pass of relearning."""
+    num_resamples: int = 1000
+    """Bootstrap resamples behind every interval."""
+
+    def __post_init__(self) -> None:
+        _require(
+            [
+                (
+                    bool(self.steps) and self.steps == sorted(set(self.steps)) and self.steps[0] >= 1,
+                    f"steps must be whole numbers from 1 on, ascending, got {self.steps}",
+                ),
+                (0 < self.lr < 1, f"lr must be in (0, 1), got {self.lr}"),
+                (self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}"),
+                (0 < self.share < 1, f"share must be in (0, 1), got {self.share}"),
+                (self.group >= 0, f"group must be at least 0, got {self.group}"),
+                (self.pack_tokens >= 16, f"pack_tokens must be at least 16, got {self.pack_tokens}"),
+                (
+                    self.micro_batch_tokens >= 16,
+                    f"micro_batch_tokens must be at least 16, got {self.micro_batch_tokens}",
+                ),
+                (self.num_resamples >= 10, f"num_resamples must be at least 10, got {self.num_resamples}"),
+            ]
+        )
+
+
 _NO_AXIS = ("name", "variants", "matrix")
 """What a matrix cannot vary."""
 

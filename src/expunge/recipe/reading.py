@@ -12,13 +12,22 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from expunge.errors import RecipeError, nearest
-from expunge.recipe.parts import BudgetPart, DataPart, EvaluatePart, FinetunePart, ModelPart, Recipe, UnlearnPart
+from expunge.recipe.parts import (
+    AttackPart,
+    BudgetPart,
+    DataPart,
+    EvaluatePart,
+    FinetunePart,
+    ModelPart,
+    Recipe,
+    UnlearnPart,
+)
 
 
-@lru_cache(maxsize=1)
-def _adapter() -> TypeAdapter[Recipe]:
+@lru_cache
+def _adapter(owner: Any) -> TypeAdapter[Any]:
     """Built once: it costs a tenth of a second."""
-    return TypeAdapter(Recipe)
+    return TypeAdapter(owner)
 
 
 def parse_recipe(data: Mapping[str, Any], origin: str = "recipe") -> Recipe:
@@ -27,14 +36,24 @@ def parse_recipe(data: Mapping[str, Any], origin: str = "recipe") -> Recipe:
     Raises:
         RecipeError: one line with every wrong key (and the nearest valid one), type and range.
     """
-    remaining = _expand_scopes(data)
+    recipe: Recipe = _parse(Recipe, _expand_scopes(data), origin)
+    return recipe
+
+
+def parse_attack(data: Mapping[str, Any]) -> AttackPart:
+    """Build the settings of attacks; errors as in :func:`parse_recipe`."""
+    part: AttackPart = _parse(AttackPart, _expand_scopes({"attack": data})["attack"], "attack")
+    return part
+
+
+def _parse(owner: Any, remaining: dict[str, Any], origin: str) -> Any:
     problems: list[str] = []
     while True:
         try:
-            recipe = _adapter().validate_python(remaining)
+            found = _adapter(owner).validate_python(remaining)
         except ValidationError as error:
             # A part with a wrong type or key never gets to its range checks: drop what is wrong and look again.
-            problems += [_describe(item) for item in error.errors()]
+            problems += [_describe(item, owner) for item in error.errors()]
             dropped = [_drop(remaining, item["loc"]) for item in error.errors()]
             if not all(dropped):
                 break
@@ -45,7 +64,7 @@ def parse_recipe(data: Mapping[str, Any], origin: str = "recipe") -> Recipe:
             break
     if problems:
         raise RecipeError(f"{origin}: {'; '.join(dict.fromkeys(problems))}")
-    return recipe
+    return found
 
 
 def _drop(data: dict[str, Any], path: tuple[str | int, ...]) -> bool:
@@ -64,17 +83,17 @@ def _drop(data: dict[str, Any], path: tuple[str | int, ...]) -> bool:
 def _expand_scopes(data: Mapping[str, Any]) -> dict[str, Any]:
     """Let ``scope: lora`` stand for ``scope: {kind: lora}``."""
     out = deep_copy(data)
-    for part in ("finetune", "unlearn"):
+    for part in ("finetune", "unlearn", "attack"):
         section = out.get(part)
         if isinstance(section, Mapping) and isinstance(section.get("scope"), str):
             out[part] = {**section, "scope": {"kind": section["scope"]}}
     return out
 
 
-def _describe(item: Mapping[str, Any]) -> str:
+def _describe(item: Mapping[str, Any], whole: type) -> str:
     path = [str(step) for step in item["loc"]]
     if item["type"] == "unexpected_keyword_argument":
-        options = _fields_at(path[:-1])
+        options = _fields_at(path[:-1], whole)
         hint = nearest(path[-1], options) or f" (known: {', '.join(sorted(options))})"
         return f"unknown key {'.'.join(path)!r}{hint}"
     where = ".".join(path)
@@ -85,8 +104,8 @@ def _describe(item: Mapping[str, Any]) -> str:
     return f"{where}: {message}, got {item['input']!r}"
 
 
-def _fields_at(path: list[str]) -> list[str]:
-    """The valid keys below a path of a recipe."""
+def _fields_at(path: list[str], whole: type) -> list[str]:
+    """The valid keys below a path of a recipe, or of the part that was read by itself."""
     parts: dict[str, type] = {
         "model": ModelPart,
         "data": DataPart,
@@ -95,7 +114,7 @@ def _fields_at(path: list[str]) -> list[str]:
         "evaluate": EvaluatePart,
         "budget": BudgetPart,
     }
-    owner = next((parts[step] for step in reversed(path) if step in parts), Recipe)
+    owner = next((parts[step] for step in reversed(path) if step in parts), whole)
     return [f.name for f in dataclasses.fields(owner)]
 
 

@@ -92,6 +92,8 @@ class Job:
     budget: BudgetPart | None = None
     probe_rows: tuple[Row, ...] = ()
     """What the budget looks at."""
+    watchers: tuple[Any, ...] = ()
+    """Further trainer callbacks, asked after all others."""
 
     def __post_init__(self) -> None:
         make_rules(self.rules, self.terms)
@@ -317,7 +319,7 @@ def optimise(loaded: LoadedModel, prepared: Prepared, job: Job, work: Path) -> t
             if job.part.keep_every
             else None
         )
-        for callback in (log, ResumePoints(job.part.checkpoint_minutes), stop, keeper, kept):
+        for callback in (log, ResumePoints(job.part.checkpoint_minutes), stop, keeper, kept, *job.watchers):
             if callback:
                 trainer.add_callback(callback)
         _run_trainer(trainer, work)

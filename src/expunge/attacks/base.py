@@ -1,0 +1,75 @@
+"""What an attack is: something done to a model or to its questions, and how much of the forget rows is known then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from expunge.data.rows import Row
+from expunge.evaluation.metrics import answer_columns
+from expunge.evaluation.scorer import score_sequences
+from expunge.models.load import LoadedModel
+from expunge.progress import bar
+from expunge.recipe import AttackPart
+
+Opener = Callable[[], LoadedModel]
+"""Loads the attacked model afresh: an attack may change it as it likes."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Everything an attack may use besides the model."""
+
+    forget: tuple[Row, ...]
+    """What was to be forgotten, and is asked for."""
+    retain: tuple[Row, ...] = ()
+    """From the same source, and no secret."""
+    holdout: tuple[Row, ...] = ()
+    """From the same source, and never learnt by any of the models."""
+    benign: tuple[Row, ...] = ()
+    """Of something else altogether."""
+    part: AttackPart = field(default_factory=AttackPart)
+    seed: int = 0
+    work: Path | None = None
+    """A folder to leave resume points in."""
+    title: str = "attack"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is known of each forget row under an attack."""
+
+    scores: np.ndarray
+    """``(n,)`` in [0, 1]; NaN for a row that the attack does not ask for."""
+    curve: Mapping[int, np.ndarray] = field(default_factory=dict)
+    """The same after so many steps, for an attack that takes steps."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One attack."""
+
+    key: str
+    """``family:name``."""
+    about: str
+    run: Callable[[Opener, Site], Found]
+    needs: tuple[str, ...] = ()
+    """Fields of :class:`Site` that must not be empty."""
+    comparable: bool = True
+    """Whether its scores are on the scale of the unattacked model's: the same answers, scored alike."""
+
+
+def knowledge(loaded: LoadedModel, rows: Sequence[Row], site: Site, *, shown: bool = True) -> np.ndarray:
+    """``(n,)`` extraction strength of each row's answer, ``shown`` by a progress bar.
+
+    ``1 - k / T``, where ``k`` of the answer's ``T`` tokens must be given before the model's likeliest continuation is
+    the rest.
+    """
+    sequences = [loaded.format.encode(row) for row in rows]
+    with bar(f"{site.title}: score") if shown else nullcontext() as update:
+        scored = score_sequences(loaded, sequences, pack_tokens=site.part.pack_tokens, update=update)
+    return answer_columns(scored, [row.answer for row in rows])["extraction_strength"]

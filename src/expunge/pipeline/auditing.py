@@ -1,0 +1,78 @@
+"""What `expunge attack` does with what the user said: which rows, which attacks, how deep; then the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from expunge.attacks.table import QUICK
+from expunge.errors import RecipeError, UserError, unknown
+from expunge.pipeline.attack_report import attack_report
+from expunge.pipeline.attacking import Audit, attack_model
+from expunge.pipeline.folder import read_manifest
+from expunge.recipe import parse_attack, parse_recipe
+from expunge.reporting.content import Report
+from expunge.reporting.html import write_report
+
+DEPTHS: dict[str, tuple[tuple[str, ...], list[int]]] = {
+    "quick": (QUICK, [5, 10, 20]),
+    "full": (("all",), [20, 50, 100, 200, 500]),
+}
+"""Attacks and steps of relearning."""
+
+
+def audit(
+    model: str | Path,
+    out: Path,
+    *,
+    attacks: Sequence[str],
+    original: str | Path | None,
+    reference: str | Path | None,
+    benchmark: str | None,
+    options: Mapping[str, Any],
+    files: Mapping[str, str],
+    depth: str | None,
+    settings: Mapping[str, Any],
+    model_settings: Mapping[str, Any],
+    data_root: str | None,
+    seed: int,
+) -> tuple[Audit, Report]:
+    """Attack, and write the page; see :func:`expunge.api.attack`.
+
+    Raises:
+        UserError: anything in the input that is wrong.
+    """
+    if depth is not None and depth not in DEPTHS:
+        raise RecipeError(unknown("depth", depth, DEPTHS))
+    usual, steps = DEPTHS[depth or "quick"]
+    names = tuple(attacks) or (usual if depth else ())
+    if not names:
+        raise UserError("attack: name attacks with --with, or give --quick or --full; see `expunge list attacks`")
+    part = parse_attack({**({"steps": steps} if depth else {}), **settings})
+    recipe = parse_recipe(
+        {
+            "name": "attack",
+            "seed": seed,
+            "model": {"path": str(model), **model_settings},
+            "data": _data(benchmark, options, files),
+            "evaluate": {},
+        },
+        "attack",
+    )
+    found = attack_model(model, names, recipe, part, out, original=original, reference=reference, data_root=data_root)
+    page = attack_report(found, read_manifest(out) or {})
+    write_report(page, out / "report.html")
+    return found, page
+
+
+def _data(benchmark: str | None, options: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
+    if benchmark and files:
+        raise UserError(
+            f"attack: --benchmark and --{next(iter(files))} both say which rows are asked; give one of them"
+        )
+    if benchmark:
+        return {"benchmark": benchmark, "options": dict(options)}
+    if "forget" not in files:
+        raise UserError("attack: say what was to be forgotten, with --forget FILE or --benchmark NAME")
+    return {"benchmark": "custom", "options": {**options, **files}}
