@@ -74,6 +74,7 @@ def by_key(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {one["attack"]: one for one in found["attacks"]}
 
 
+@pytest.mark.slow
 def test_every_attack_from_end_to_end(
     tmp_path: Path, data: dict[str, Path], unlearned: Path, memorised_folder: Path, model_folder: Path
 ) -> None:
