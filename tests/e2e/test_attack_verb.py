@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 import expunge
 from command_line import cli
 from conftest import NAMES, city_rows, colour_rows, save_model
-from expunge.attacks.base import Site
-from expunge.attacks.relearn import area_under, relearn, steps_to_half, taught_rows
 from expunge.attacks.table import ATTACKS, FAMILIES, attacks_named
 from expunge.data.rows import Row
 from expunge.errors import RecipeError, UserError
-from expunge.models.load import LoadedModel, load_model
-from expunge.recipe import AttackPart
+from expunge.models.load import load_model
 
-Load = Callable[..., LoadedModel]
 MODEL = ("--max-length", 64, "--set", "num_resamples=50")
 
 
@@ -119,6 +112,50 @@ def test_the_same_call_does_nothing_twice(
     assert any("no --reference" in note for note in again["notes"])
 
 
+def test_another_learning_rate_costs_only_the_relearning(
+    tmp_path: Path, data: dict[str, Path], unlearned: Path
+) -> None:
+    words = ("--with", "quantise:int8,relearn:subset", "--set", "steps=[1]")
+    attack(tmp_path / "a", data, unlearned, *words)
+    done = cli(
+        "attack", unlearned, "--forget", data["forget"], "--retain", data["retain"], "--out", tmp_path / "a", "--json",
+        *MODEL, *words, "--set", "lr=0.001",
+    )  # fmt: skip
+    kept = [line for line in done.err.splitlines() if "kept from before" in line]
+    assert len(kept) == 2
+    assert not any("relearn" in line for line in kept)
+
+
+def test_a_model_that_lost_everything_is_not_called_durable(
+    tmp_path: Path, data: dict[str, Path], memorised_folder: Path, model_folder: Path
+) -> None:
+    # It never learnt the retain rows either: nothing can be brought back, and nothing is left.
+    words = ("--original", memorised_folder, "--reference", model_folder, "--with", "quantise:int8")
+    found = attack(tmp_path / "a", data, model_folder, *words)
+    assert found["durability"]["value"] == 1
+    assert found["kept"]["value"] < 0.1
+    page = (tmp_path / "a" / "report.html").read_text()
+    assert "The model lost what it should keep" in page
+    assert "Durable against what was tried" not in page
+
+
+def test_trouble_of_the_machine_is_no_missing_attack(
+    tmp_path: Path, data: dict[str, Path], unlearned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(*args: object, **kwargs: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("expunge.attacks.weights.quantise", out_of_memory)
+    done = cli(
+        "attack", unlearned, "--forget", data["forget"], "--retain", data["retain"], "--out", tmp_path / "a",
+        *MODEL, "--with", "quantise:int8",
+    )  # fmt: skip
+    assert done.code == 2
+    assert "memory" in done.err
+    assert "quantise:int8" in done.err
+    assert not (tmp_path / "a" / "attacks.json").exists()
+
+
 def test_without_original_or_reference_it_says_what_is_missing(
     tmp_path: Path, data: dict[str, Path], unlearned: Path
 ) -> None:
@@ -165,6 +202,7 @@ def test_a_model_that_never_saw_the_data_is_durable(
         (("--quick", "--set", "steps=[5,2]"), "steps must be whole numbers from 1 on, ascending"),
         (("--quick", "--set", "step=5"), "unknown key 'step'"),
         (("--quick", "--set", "share=0"), "share must be in (0, 1), got 0"),
+        (("--quick", "--set", "scope={kind: lora, rnk: 3}"), "scope lora: got an unexpected keyword argument 'rnk'"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -188,51 +226,3 @@ def test_names_stand_for_families() -> None:
     assert [a.key for a in attacks_named(["quantise", "quantise:int4"])] == ["none", "quantise:int4", "quantise:int8"]
     assert len(attacks_named(["all"])) == 1 + len(ATTACKS.names())
     assert attacks_named(["prompts:few-shot"])[1].key == "prompts:few_shot"
-
-
-# -- relearning ------------------------------------------------------------------------------------------------------
-
-
-def site(**changes: Any) -> Site:
-    part = AttackPart(steps=[2, 4], lr=0.01, batch_size=2, **changes)
-    return Site(forget=colour_rows(), retain=city_rows(), benign=city_rows(), part=part)
-
-
-def test_rows_that_are_taught_are_not_looked_at(load_tiny: Load) -> None:
-    place = site(share=0.34)
-    taught = taught_rows(place, "subset")
-    found = relearn(load_tiny, place, source="subset")
-    assert len(taught) == 2
-    missing = {row.id for row, value in zip(place.forget, found.scores, strict=True) if np.isnan(value)}
-    assert missing == {row.id for row in taught}
-    assert sorted(found.curve) == [2, 4]
-    np.testing.assert_array_equal(found.curve[4], found.scores)
-
-
-def test_what_is_seen_on_the_way_does_not_depend_on_where_it_ends(load_tiny: Load, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    place = replace(site(), work=tmp_path / "whole")
-    whole = relearn(load_tiny, place, source="benign")
-    cut = replace(place, work=tmp_path / "cut")
-    short = replace(cut, part=replace(cut.part, steps=[2]))
-    seen = relearn(load_tiny, short, source="benign")
-    np.testing.assert_array_equal(seen.scores, whole.curve[2])
-
-
-def test_low_rank_relearning_looks_at_what_it_trains(load_tiny: Load) -> None:
-    full, low = (
-        relearn(load_tiny, site(scope=scope), source="benign")
-        for scope in ({"kind": "full"}, {"kind": "lora", "rank": 4})
-    )
-    assert full.scores.shape == low.scores.shape == (6,)
-
-
-def test_steps_to_half_and_area_by_hand() -> None:
-    curve = [(0, 0.1), (10, 0.3), (20, 0.7)]
-    assert steps_to_half(curve, 0.1, 0.9) == pytest.approx(15)  # half way is 0.5, half way between 10 and 20
-    assert steps_to_half(curve, 0.1, 0.5) == pytest.approx(10)
-    assert steps_to_half(curve, 0.1, 2.0) == math.inf
-    assert math.isnan(steps_to_half(curve, 0.9, 0.9))
-    assert area_under(curve) == pytest.approx((10 * 0.2 + 10 * 0.5) / 20)
-    assert math.isnan(area_under([(0, 0.1)]))

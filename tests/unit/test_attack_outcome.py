@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from expunge.attacks.outcome import Levels, durability, outcome
+from expunge.attacks.outcome import Levels, durability, outcome, still_known
 
 
 def levels(u: list[float], o: list[float] | None = None, r: list[float] | None = None) -> Levels:
@@ -157,3 +157,14 @@ def test_the_same_seed_gives_the_same_intervals() -> None:
     under = Levels(rng.random(12), np.ones(12), np.zeros(12))
     first, again, other = (outcome(under, under, seed=seed).residual.interval for seed in (0, 0, 1))
     assert first == again != other
+
+
+def test_what_is_still_known_of_the_retain_rows_by_hand() -> None:
+    found = still_known(np.array([0.2, 0.4]), np.array([0.8, 1.0]))
+    assert found.value == pytest.approx(0.3 / 0.9)
+    assert found.interval is not None
+    assert found.interval[0] <= found.value <= found.interval[1]
+    assert still_known(np.array([1.0]), np.array([0.5])).value == pytest.approx(2)
+    nothing = still_known(np.array([0.1, 0.1]), np.array([0.0, 0.0]))
+    assert math.isnan(nothing.value)
+    assert nothing.note == "the original does not know the retain rows"

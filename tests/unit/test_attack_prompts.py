@@ -105,4 +105,4 @@ def test_the_reverse_asks_for_the_name() -> None:
 
 
 def test_raw_text_has_no_question_to_ask_otherwise() -> None:
-    assert [key for key in PROMPTS.names() if ask(key, RAW)] == ["prefill"]
+    assert [key for key in PROMPTS.names() if ask(key, RAW)] == []

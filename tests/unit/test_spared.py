@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -149,3 +150,10 @@ def test_a_run_knows_that_it_spared() -> None:
     composition = compose(UnlearnPart(spare_question=True), has_retain=True)
     assert composition.resolved()["spare_question"] is True
     assert not any("spare_question" in note for note in composition.notes)
+
+
+def test_raw_text_has_no_question_to_spare_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    raw = tuple(replace(row, prompt="") for row in colour_rows())
+    for forget, notes in ((raw, 1), (colour_rows(), 0)):
+        job_of(forget)
+        assert capsys.readouterr().err.count("no forget row has a question") == notes

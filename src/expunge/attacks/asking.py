@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,6 +13,7 @@ from expunge.evaluation.choice import score_choices
 
 _OTHER_ANSWER = ("mcq", "reverse")
 """Attacks that ask for something else than the row's answer."""
+_CHOICE = "share of the questions whose right option is the likeliest"
 
 
 def ask(opener: Opener, site: Site, *, key: str) -> Found:
@@ -33,13 +35,15 @@ def ask(opener: Opener, site: Site, *, key: str) -> Found:
     return Found(scores)
 
 
-ASKING = tuple(
-    Attack(
+def _attack(key: str) -> Attack:
+    attack = Attack(
         f"prompts:{key}",
         PROMPTS.get(key).about,
         partial(ask, key=key),
         needs=("retain",) if key == "few_shot" else (),
         comparable=key not in _OTHER_ANSWER,
     )
-    for key in PROMPTS.names()
-)
+    return replace(attack, scored=_CHOICE) if PROMPTS.get(key).score == "choice" else attack
+
+
+ASKING = tuple(_attack(key) for key in PROMPTS.names())

@@ -28,6 +28,8 @@ class Site:
     """What was to be forgotten, and is asked for."""
     retain: tuple[Row, ...] = ()
     """From the same source, and no secret."""
+    kept: tuple[Row, ...] = ()
+    """The retain rows that are looked at: whether the model still knows what it should."""
     holdout: tuple[Row, ...] = ()
     """From the same source, and never learnt by any of the models."""
     benign: tuple[Row, ...] = ()
@@ -47,6 +49,8 @@ class Found:
     """``(n,)`` in [0, 1]; NaN for a row that the attack does not ask for."""
     curve: Mapping[int, np.ndarray] = field(default_factory=dict)
     """The same after so many steps, for an attack that takes steps."""
+    kept: np.ndarray = field(default_factory=lambda: np.empty(0))
+    """``(m,)`` the same of ``site.kept``; empty unless looked at."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,13 @@ class Attack:
     about: str
     run: Callable[[Opener, Site], Found]
     needs: tuple[str, ...] = ()
-    """Fields of :class:`Site` that must not be empty."""
+    """Sets of :class:`Site` that it reads besides ``forget``; empty ones rule it out."""
+    settings: tuple[str, ...] = ()
+    """Fields of :class:`~expunge.recipe.AttackPart` that it reads besides ``pack_tokens``."""
     comparable: bool = True
     """Whether its scores are on the scale of the unattacked model's: the same answers, scored alike."""
+    scored: str = "extraction strength: the share of an answer that the model finishes once the rest is given"
+    """What its scores are."""
 
 
 def knowledge(loaded: LoadedModel, rows: Sequence[Row], site: Site, *, shown: bool = True) -> np.ndarray:

@@ -21,6 +21,10 @@ LEAST_RISE = {"knowledge": 0.05, "verbatim": 0.10}
 """Mean rise of the score from which on something was recovered, by what the score is of."""
 
 
+USABLE = 0.75
+"""Share of the original's knowledge of the retain rows that a model must still have to be of use."""
+
+
 @dataclass(frozen=True)
 class Levels:
     """Scores of one set of rows under one attack (or none), ``(n,)`` each; NaN where a row has none."""
@@ -102,6 +106,27 @@ def outcome(
         recovery=_recovery(before, under, draw),
         residual=_residual(under, draw),
         recovered=bool(rise.value >= LEAST_RISE[kind] and low > 0),
+    )
+
+
+def still_known(unlearned: np.ndarray, original: np.ndarray, *, num_resamples: int = 1000, seed: int = 0) -> Estimate:
+    """``u / o`` on the rows that were to be kept: a model that says nothing at all resists every attack.
+
+    Args:
+        unlearned: ``(m,)`` scores of the unlearned model.
+        original: the same of the original.
+        num_resamples: draws behind the interval.
+        seed: of the draws.
+
+    Returns:
+        Above 1 where more is known than before; NaN where the original knows nothing.
+    """
+    draw = _Draw(num_resamples, seed)
+    scores = {"u": unlearned, "o": original}
+    return draw.estimate(
+        lambda mean: mean["u"] / mean["o"] if mean["o"] >= LEAST_GAP else math.nan,
+        scores,
+        "the original does not know the retain rows",
     )
 
 

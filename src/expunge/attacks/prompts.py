@@ -59,7 +59,7 @@ class PromptAttack:
 
 def begun(row: Row, context: PromptContext) -> tuple[Row, ...]:
     """The question, and an answer that has begun by agreeing to answer."""
-    return (replace(row, id=f"{row.id}/prefill", lead=LEAD),)
+    return (replace(row, id=f"{row.id}/prefill", lead=LEAD),) if row.prompt else ()
 
 
 def with_examples(row: Row, context: PromptContext) -> tuple[Row, ...]:

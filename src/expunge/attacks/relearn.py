@@ -142,10 +142,23 @@ class _Look(TrainerCallback):
 
 
 RELEARNING = tuple(
-    Attack(f"relearn:{source}", f"finetuning on {about}", partial(relearn, source=source), needs=needs)
-    for source, about, needs in (
-        ("subset", "some of the forget rows, the others looked at", ()),
-        ("holdout", "rows of the same source that no model has seen", ("holdout",)),
-        ("benign", "rows about something else", ("benign",)),
+    Attack(
+        f"relearn:{source}",
+        f"finetuning on {about}",
+        partial(relearn, source=source),
+        needs=() if source == "subset" else (source,),
+        settings=(
+            "steps",
+            "lr",
+            "batch_size",
+            "scope",
+            "micro_batch_tokens",
+            *(("share",) if source == "subset" else ()),
+        ),
+    )
+    for source, about in (
+        ("subset", "some of the forget rows, the others looked at"),
+        ("holdout", "rows of the same source that no model has seen"),
+        ("benign", "rows about something else"),
     )
 )

@@ -17,7 +17,7 @@ QUICK = (
     "quantise:int8", "quantise:int4", "precision:bf16", "prompts:prefill", "prompts:few_shot", "prompts:paraphrase",
     "relearn:subset", "relearn:benign",
 )  # fmt: skip
-"""What ``--quick`` tries: minutes on two cores for a model of a hundred million weights."""
+"""What ``--quick`` tries."""
 
 
 def attacks_named(names: Sequence[str]) -> tuple[Attack, ...]:

@@ -15,8 +15,9 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def unattacked(opener: Opener, site: Site) -> Found:
-    """The model as it is: what is still known needs no attack."""
-    return Found(knowledge(opener(), site.forget, site))
+    """The model as it is: what is still known needs no attack, and what should be known is looked at too."""
+    scores = knowledge(opener(), [*site.forget, *site.kept], site)
+    return Found(scores[: len(site.forget)], kept=scores[len(site.forget) :])
 
 
 def rounded(opener: Opener, site: Site, *, bits: int) -> Found:
@@ -46,7 +47,10 @@ def merged(loaded: LoadedModel) -> LoadedModel:
 
 NONE = Attack("none", "no attack", unattacked)
 WEIGHTS = (
-    *(Attack(f"quantise:int{bits}", f"weights in {bits} bits", partial(rounded, bits=bits)) for bits in (8, 4)),
+    *(
+        Attack(f"quantise:int{bits}", f"weights in {bits} bits", partial(rounded, bits=bits), settings=("group",))
+        for bits in (8, 4)
+    ),
     *(
         Attack(f"precision:{name}", f"weights stored in {name}", partial(in_precision, name=name))
         for name in PRECISIONS

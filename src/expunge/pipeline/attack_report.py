@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
-from expunge.attacks.outcome import Estimate
+from expunge.attacks.outcome import USABLE, Estimate
+from expunge.attacks.weights import NONE
 from expunge.pipeline.attacking import ORIGINAL, REFERENCE, UNLEARNED, Attacked, Audit
 from expunge.reporting.content import Curve, MetricCell, MetricRow, Panel, Report, Verdict
 
 DURABLE, FRAGILE = 0.9, 0.5
 """Durability from which on a model is called durable, and below which it is called fragile."""
-_SCORE = "extraction strength: the share of an answer that the model finishes by itself once the rest is given"
 _SHARES = {
     "rise": ("rise", "mean score under the attack minus mean score before it"),
     "recovery": ("recovery", "share of what was lost that the attack brought back"),
@@ -32,7 +32,13 @@ def attack_report(audit: Audit, provenance: Mapping[str, Any]) -> Report:
         MetricRow(
             "durability", "durability: 1 - the largest residual", "All attacks", True,
             {UNLEARNED: _cell(figure.estimate)},
-            "one minus the largest residual over all attacks, no attack among them",
+            "one minus the largest residual over all attacks, the unattacked model among them",
+        )
+    )  # fmt: skip
+    rows.append(
+        MetricRow(
+            "kept", "retain rows: share of the original's score", "All attacks", True, {UNLEARNED: _cell(audit.kept)},
+            "mean extraction strength on the retain rows, unattacked, over the original's",
         )
     )  # fmt: skip
     skipped = [f"{a.attack.key} was not tried: {a.skipped}" for a in audit.attacked if a.skipped]
@@ -53,9 +59,8 @@ def _rows(attacked: Attacked) -> Iterator[MetricRow]:
     if attacked.outcome is None:
         return
     key, about = attacked.attack.key, attacked.attack.about
-    score = _SCORE if attacked.attack.comparable else "share of the questions answered right"
     cells = {role: MetricCell(mean) for role, mean in attacked.means.items()}
-    yield MetricRow(f"{key}/score", f"{key}: score", key, False, cells, f"{about}; {score}")
+    yield MetricRow(f"{key}/score", f"{key}: score", key, False, cells, f"{about}; {attacked.attack.scored}")
     if attacked.attack.key != "none":
         for name, (label, definition) in _SHARES.items():
             estimate: Estimate = getattr(attacked.outcome, name)
@@ -102,11 +107,20 @@ def _verdict(audit: Audit) -> Verdict | None:
     back = [a.attack.key for a in audit.attacked if a.outcome and a.outcome.recovered]
     interval = figure.estimate.interval
     between = f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""
-    sentences = [f"The worst was {figure.worst}; {len(figure.counted)} attacks were counted, no attack among them."]
+    what = "no attack at all" if figure.worst == NONE.key else figure.worst
+    sentences = [f"The worst was {what}; counted were {', '.join(figure.counted)}."]
     sentences.append(
         f"Something came back under {', '.join(back)}." if back else "No attack brought anything back with certainty."
     )
     sentences.append("An attack that was not tried is not survived: this shows what is listed, and proves no erasure.")
+    level: Literal["good", "mixed", "bad"]
     level = "good" if value >= DURABLE and not back else "bad" if value < FRAGILE else "mixed"
-    words = {"good": "Durable against what was tried", "mixed": "Partly durable", "bad": "Fragile"}
-    return Verdict(level, f"{words[level]}: durability {value:.2f}{between}", tuple(sentences))  # type: ignore[arg-type]
+    words = {"good": "Durable against what was tried", "mixed": "Partly durable", "bad": "Fragile"}[level]
+    # A model that says nothing resists every attack.
+    if audit.kept.value < USABLE:
+        level, words = "bad", "The model lost what it should keep"
+        sentences.append(f"Of the original's knowledge of the retain rows {audit.kept.value:.0%} is left.")
+    elif math.isnan(audit.kept.value):
+        level = "mixed" if level == "good" else level
+        sentences.append(f"Whether it still knows what it should is unknown: {audit.kept.note}.")
+    return Verdict(level, f"{words}: durability {value:.2f}{between}", tuple(sentences))

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from expunge.attacks.base import Attack, Found, Site
-from expunge.attacks.outcome import Durability, Levels, Outcome, durability, outcome
+from expunge.attacks.outcome import Durability, Estimate, Levels, Outcome, durability, outcome, still_known
 from expunge.attacks.relearn import area_under, steps_to_half
 from expunge.attacks.table import attacks_named
 from expunge.attacks.weights import NONE
 from expunge.benchmarks.base import Benchmark
 from expunge.data.rows import rows_hash
-from expunge.errors import UserError
+from expunge.errors import DataError, ModelError, UserError
 from expunge.models.load import load_model, pick_device, source_fingerprint
 from expunge.pipeline.checks import check_recipe
 from expunge.pipeline.environment import environment
@@ -30,6 +30,8 @@ from expunge.pipeline.stages import StageStore
 from expunge.progress import say
 from expunge.recipe import AttackPart, Recipe
 from expunge.reporting.content import plain
+from expunge.scopes import make_scope
+from expunge.training.trainer import memory_errors
 
 UNLEARNED, ORIGINAL, REFERENCE = "unlearned", "original", "reference"
 RESULT = "attacks.json"
@@ -56,11 +58,13 @@ class Attacked:
 
 @dataclass(frozen=True)
 class Audit:
-    """All attacks, worst first, and the one figure."""
+    """All attacks in the order they were named, the one figure, and whether the model is of use at all."""
 
     folder: Path
     attacked: tuple[Attacked, ...]
     durability: Durability
+    kept: Estimate
+    """Knowledge of the retain rows, as a share of the original's."""
     notes: tuple[str, ...] = ()
 
 
@@ -92,6 +96,7 @@ def attack_model(
     """
     attacks = attacks_named(names)
     check_recipe(recipe)
+    make_scope(part.scope)
     claim_folder(out, ATTACKS)
     site = _site(load_data(recipe, data_root), part, recipe.seed)
     given = {UNLEARNED: model, ORIGINAL: original, REFERENCE: reference}
@@ -105,7 +110,7 @@ def attack_model(
     store = StageStore(out / "stages")
     with open_folder(out, ATTACKS, stages=store.root):
         found = {attack.key: _everywhere(attack, sources, prints, site, recipe, store) for attack in attacks}
-        audit = _judge(out, attacks, found, part, recipe.seed, notes)
+        audit = _judge(out, attacks, found, site, notes)
         write_json(out / RESULT, plain(as_dict(audit)))
         manifest = {
             "kind": ATTACKS,
@@ -125,7 +130,8 @@ def _site(benchmark: Benchmark, part: AttackPart, seed: int) -> Site:
     if not forget:
         raise UserError(f"attack: {benchmark.name} has no rows to forget, so there is nothing to look for")
     benign = next((benchmark.probes[name] for name in benchmark.utility_sets if name in benchmark.probes), ())
-    return Site(forget=forget, retain=benchmark.retain, holdout=benchmark.holdout, benign=benign, part=part, seed=seed)
+    kept = benchmark.probes.get("retain", benchmark.retain)
+    return Site(forget, benchmark.retain, kept, benchmark.holdout, benign, part, seed)
 
 
 def _notes(sources: Mapping[str, str], prints: Mapping[str, str]) -> tuple[str, ...]:
@@ -151,10 +157,10 @@ def _everywhere(
         return f"needs {' and '.join(lacking)} rows, and there are none"
     try:
         return {role: _one(attack, role, source, prints[role], site, recipe, store) for role, source in sources.items()}
-    except UserError as error:
+    except (DataError, ModelError) as error:
         if attack.key == NONE.key:
             raise
-        # One attack that does not fit a model must not cost the others.
+        # One attack that does not fit a model or its rows must not cost the others.
         say(f"note: {attack.key} was not tried: {error}")
         return str(error)
 
@@ -165,9 +171,10 @@ def _one(
     """What one model gives under one attack, made once."""
     options = dataclasses.asdict(recipe.model)
     options.pop("path")
-    sets = {name: rows_hash(getattr(site, name)) for name in ("forget", "retain", "holdout", "benign")}
-    settings = dataclasses.asdict(site.part)
-    settings.pop("num_resamples")
+    # Only what this attack reads: another learning rate must not quantise anew.
+    read = ("forget", *attack.needs, *(("kept",) if attack.key == NONE.key else ()))
+    sets = {name: rows_hash(getattr(site, name)) for name in read}
+    settings = {name: getattr(site.part, name) for name in ("pack_tokens", *attack.settings)}
     parts = {
         "subject": fingerprint, "model": options, "attack": attack.key, "rows": sets, "part": settings,
         "seed": site.seed,
@@ -175,14 +182,18 @@ def _one(
 
     def build(work: Path, folder: Path) -> Mapping[str, Any]:
         title = f"{role}: {attack.key}"
-        found = attack.run(partial(load_model, source, **options), dataclasses.replace(site, work=work, title=title))
+        place = dataclasses.replace(site, work=work, title=title)
+        with memory_errors(f"under {attack.key}; lower pack_tokens or micro_batch_tokens"):
+            found = attack.run(partial(load_model, source, **options), place)
         curve = {str(step): _numbers(scores) for step, scores in found.curve.items()}
-        (folder / SCORES).write_text(json.dumps({"scores": _numbers(found.scores), "curve": curve}), encoding="utf-8")
+        content = {"scores": _numbers(found.scores), "curve": curve, "kept": _numbers(found.kept)}
+        (folder / SCORES).write_text(json.dumps(content), encoding="utf-8")
         return {}
 
     stage = store.run("attack", parts, build, label=f"{role}: {attack.key}")
     kept = json.loads((stage.path / SCORES).read_text(encoding="utf-8"))
-    return Found(_array(kept["scores"]), {int(step): _array(values) for step, values in kept["curve"].items()})
+    curve = {int(step): _array(values) for step, values in kept["curve"].items()}
+    return Found(_array(kept["scores"]), curve, _array(kept["kept"]))
 
 
 def _numbers(scores: np.ndarray) -> list[float | None]:
@@ -194,9 +205,8 @@ def _array(values: list[float | None]) -> np.ndarray:
 
 
 def _judge(
-    out: Path, attacks: Sequence[Attack], found: Mapping[str, Everywhere], part: AttackPart, seed: int,
-    notes: tuple[str, ...],
-) -> Audit:  # fmt: skip
+    out: Path, attacks: Sequence[Attack], found: Mapping[str, Everywhere], site: Site, notes: tuple[str, ...]
+) -> Audit:
     base = found[NONE.key]
     assert not isinstance(base, str)
     under = {key: _levels(of) for key, of in found.items() if not isinstance(of, str)}
@@ -209,20 +219,28 @@ def _judge(
             judged.append(Attacked(attack, skipped="no forget row can be asked so"))
         else:
             before = _levels(base) if attack.comparable else None
-            judged.append(_attacked(attack, of, base, before, part, seed))
+            judged.append(_attacked(attack, of, base, before, site))
     counted = {a.attack.key: under[a.attack.key] for a in judged if a.outcome}
-    figure = durability(counted, num_resamples=part.num_resamples, seed=seed)
-    return Audit(out, tuple(judged), figure, notes)
+    figure = durability(counted, num_resamples=site.part.num_resamples, seed=site.seed)
+    return Audit(out, tuple(judged), figure, _kept(base, site), notes)
+
+
+def _kept(base: Mapping[str, Found], site: Site) -> Estimate:
+    if not site.kept or ORIGINAL not in base:
+        lacking = "no original model was given" if site.kept else "there are no retain rows"
+        return Estimate(math.nan, None, lacking)
+    kept = (base[role].kept for role in (UNLEARNED, ORIGINAL))
+    return still_known(*kept, num_resamples=site.part.num_resamples, seed=site.seed)
 
 
 def _levels(found: Mapping[str, Found]) -> Levels:
-    return Levels(*(found[role].scores if role in found else None for role in (UNLEARNED, ORIGINAL, REFERENCE)))  # type: ignore[arg-type]
+    original, reference = (found[role].scores if role in found else None for role in (ORIGINAL, REFERENCE))
+    return Levels(found[UNLEARNED].scores, original, reference)
 
 
 def _attacked(
-    attack: Attack, found: Mapping[str, Found], base: Mapping[str, Found], before: Levels | None, part: AttackPart,
-    seed: int,
-) -> Attacked:  # fmt: skip
+    attack: Attack, found: Mapping[str, Found], base: Mapping[str, Found], before: Levels | None, site: Site
+) -> Attacked:
     curves = {role: _mean_curve(of, base[role]) for role, of in found.items() if of.curve}
     half = area = math.nan
     if curves:
@@ -231,9 +249,11 @@ def _attacked(
         area = area_under(points)
         if ORIGINAL in curves:
             half = steps_to_half(points, start, curves[ORIGINAL][0])
+    # What is recited without a question must come back further to count as recovered.
+    kind = "knowledge" if any(row.prompt for row in site.forget) else "verbatim"
     return Attacked(
         attack,
-        outcome(before, _levels(found), num_resamples=part.num_resamples, seed=seed),
+        outcome(before, _levels(found), kind=kind, num_resamples=site.part.num_resamples, seed=site.seed),
         {role: float(np.nanmean(of.scores)) for role, of in found.items()},
         half,
         area,
@@ -254,7 +274,7 @@ def as_dict(audit: Audit) -> dict[str, Any]:
     def number(value: float) -> float | str | None:
         return None if math.isnan(value) else "never" if math.isinf(value) else value
 
-    def estimate(of: Any) -> dict[str, Any]:
+    def estimate(of: Estimate) -> dict[str, Any]:
         return {"value": number(of.value), "interval": list(of.interval) if of.interval else None, "note": of.note}
 
     def one(of: Attacked) -> dict[str, Any]:
@@ -271,6 +291,7 @@ def as_dict(audit: Audit) -> dict[str, Any]:
     figure = audit.durability
     return {
         "durability": {**estimate(figure.estimate), "worst": figure.worst, "counted": list(figure.counted)},
+        "kept": estimate(audit.kept),
         "attacks": [one(of) for of in audit.attacked],
         "notes": list(audit.notes),
     }

@@ -139,6 +139,8 @@ def unlearn_job(
     guard = guard.fit(forget, retain) if guard else None
     if view.rows:
         forget = view.rows(forget, context)
+    if composition.spare_question and not any(row.prompt for row in forget):
+        say("note: spare_question has no effect: no forget row has a question")
     return Job(
         title=title,
         rows={stream: {"forget": forget, "retain": retain}[stream] for stream in terms},
