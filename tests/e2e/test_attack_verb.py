@@ -191,6 +191,54 @@ def test_a_model_that_never_saw_the_data_is_durable(
     assert attack(tmp_path / "a", data, model_folder, *words)["durability"]["value"] == 1
 
 
+def run_of(path: Path, model: Path, data: dict[str, Path], **parts: Any) -> Path:
+    """A finished run, two steps of everything."""
+    recipe = {
+        "name": "run",
+        "model": {"path": str(model), "max_length": 64},
+        "data": {"benchmark": "custom", "options": {k: str(data[k]) for k in ("forget", "retain")}},
+        "finetune": {"max_steps": 2, "lr": 1e-3, "batch_size": 2},
+        "retain_reference": "train",
+        "unlearn": {"method": "npo", "max_steps": 2, "lr": 1e-3, "batch_size": 2},
+        **parts,
+    }
+    expunge.run(recipe, out=path)
+    return path
+
+
+def test_a_run_knows_its_rows_its_original_and_its_retain_model(
+    tmp_path: Path, data: dict[str, Path], model_folder: Path
+) -> None:
+    run = run_of(tmp_path / "run", model_folder, data)
+    done = cli(
+        "attack", run, "--with", "precision:bf16", "--set", "num_resamples=50", "--out", tmp_path / "a", "--json"
+    )
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert set(by_key(found)["none"]["means"]) == {"unlearned", "original", "reference"}
+    assert found["notes"] == []
+    models = json.loads((tmp_path / "a" / "run.json").read_text())["models"]
+    assert len(set(models.values())) == 3
+    # What the user names wins.
+    words = ("--original", model_folder, "--forget", data["forget"], "--retain", data["retain"])
+    done = cli("attack", run, *words, "--with", "precision:bf16", "--out", tmp_path / "b", "--set", "num_resamples=50")
+    assert done.code == 0, done.err
+    other = json.loads((tmp_path / "b" / "run.json").read_text())["models"]
+    assert other["original"] != models["original"]
+    assert other["reference"] == models["reference"]
+
+
+def test_a_run_without_finetuning_started_from_its_model(
+    tmp_path: Path, data: dict[str, Path], model_folder: Path
+) -> None:
+    run = run_of(tmp_path / "run", model_folder, data, finetune=None, retain_reference="none")
+    done = cli(
+        "attack", run, "--with", "precision:bf16", "--set", "num_resamples=50", "--out", tmp_path / "a", "--json"
+    )
+    assert done.code == 0, done.err
+    assert set(by_key(json.loads(done.out))["none"]["means"]) == {"unlearned", "original"}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -201,6 +249,7 @@ def test_a_model_that_never_saw_the_data_is_durable(
         (("--quick", "--full"), "--quick and --full: give one of them"),
         (("--quick", "--set", "steps=[5,2]"), "steps must be whole numbers from 1 on, ascending"),
         (("--quick", "--set", "step=5"), "unknown key 'step'"),
+        (("--quick", "--set", "samples=0"), "samples must be at least 1, got 0"),
         (("--quick", "--set", "share=0"), "share must be in (0, 1), got 0"),
         (("--quick", "--set", "scope={kind: lora, rnk: 3}"), "scope lora: got an unexpected keyword argument 'rnk'"),
     ],
@@ -222,7 +271,7 @@ def test_rows_must_be_named(tmp_path: Path, unlearned: Path) -> None:
 
 
 def test_names_stand_for_families() -> None:
-    assert FAMILIES == ("precision", "prompts", "quantise", "relearn")
+    assert FAMILIES == ("membership", "precision", "prompts", "quantise", "relearn", "sampling", "whitebox")
     assert [a.key for a in attacks_named(["quantise", "quantise:int4"])] == ["none", "quantise:int4", "quantise:int8"]
     assert len(attacks_named(["all"])) == 1 + len(ATTACKS.names())
     assert attacks_named(["prompts:few-shot"])[1].key == "prompts:few_shot"

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from expunge.benchmarks.base import AnswerLimit
 from expunge.data.rows import Row
-from expunge.evaluation.metrics import answer_columns
+from expunge.evaluation.metrics import Columns, answer_columns
 from expunge.evaluation.scorer import score_sequences
 from expunge.models.load import LoadedModel
 from expunge.progress import bar
@@ -18,6 +19,10 @@ from expunge.recipe import AttackPart
 
 Opener = Callable[[], LoadedModel]
 """Loads the attacked model afresh: an attack may change it as it likes."""
+
+
+UNLEARNED, ORIGINAL, REFERENCE = "unlearned", "original", "reference"
+"""The three models: under test, before unlearning, and one that never saw the forget rows."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,12 @@ class Site:
     """Of something else altogether."""
     part: AttackPart = field(default_factory=AttackPart)
     seed: int = 0
+    limit: AnswerLimit = field(default_factory=AnswerLimit)
+    """How the benchmark generates answers to the forget rows."""
+    role: str = UNLEARNED
+    """Which of the three models is attacked."""
+    others: Mapping[str, Opener] = field(default_factory=dict)
+    """The models that were given, by role, for attacks that compare."""
     work: Path | None = None
     """A folder to leave resume points in."""
     title: str = "attack"
@@ -63,6 +74,8 @@ class Attack:
     run: Callable[[Opener, Site], Found]
     needs: tuple[str, ...] = ()
     """Sets of :class:`Site` that it reads besides ``forget``; empty ones rule it out."""
+    models: tuple[str, ...] = ()
+    """Roles of other models that it reads; one that was not given rules it out."""
     settings: tuple[str, ...] = ()
     """Fields of :class:`~expunge.recipe.AttackPart` that it reads besides ``pack_tokens``."""
     comparable: bool = True
@@ -77,7 +90,12 @@ def knowledge(loaded: LoadedModel, rows: Sequence[Row], site: Site, *, shown: bo
     ``1 - k / T``, where ``k`` of the answer's ``T`` tokens must be given before the model's likeliest continuation is
     the rest.
     """
+    return row_columns(loaded, rows, site, shown=shown)["extraction_strength"]
+
+
+def row_columns(loaded: LoadedModel, rows: Sequence[Row], site: Site, *, shown: bool = True) -> Columns:
+    """Everything that one teacher-forced pass says of each row's answer, by column."""
     sequences = [loaded.format.encode(row) for row in rows]
     with bar(f"{site.title}: score") if shown else nullcontext() as update:
         scored = score_sequences(loaded, sequences, pack_tokens=site.part.pack_tokens, update=update)
-    return answer_columns(scored, [row.answer for row in rows])["extraction_strength"]
+    return answer_columns(scored, [row.answer for row in rows])

@@ -6,16 +6,20 @@ from collections.abc import Sequence
 
 from expunge.attacks.asking import ASKING
 from expunge.attacks.base import Attack
+from expunge.attacks.membership import MEMBERSHIP
 from expunge.attacks.relearn import RELEARNING
+from expunge.attacks.sampling import SAMPLING
 from expunge.attacks.weights import NONE, WEIGHTS
+from expunge.attacks.whitebox import WHITEBOX
 from expunge.errors import RecipeError, unknown
 from expunge.registry import Registry
 
-ATTACKS: Registry[Attack] = Registry("attack", {attack.key: attack for attack in (*WEIGHTS, *ASKING, *RELEARNING)})
+_ALL = (*WEIGHTS, *ASKING, *SAMPLING, *WHITEBOX, *MEMBERSHIP, *RELEARNING)
+ATTACKS: Registry[Attack] = Registry("attack", {attack.key: attack for attack in _ALL})
 FAMILIES = tuple(dict.fromkeys(key.split(":")[0] for key in ATTACKS.names()))
 QUICK = (
     "quantise:int8", "quantise:int4", "precision:bf16", "prompts:prefill", "prompts:few_shot", "prompts:paraphrase",
-    "relearn:subset", "relearn:benign",
+    "sampling:leak", "whitebox:logit_lens", "membership:min_k", "relearn:subset", "relearn:benign",
 )  # fmt: skip
 """What ``--quick`` tries."""
 

@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def attack(
+    context: typer.Context,
     model: str = typer.Argument(help="The unlearned model: a folder, a run, an adapter, a GGUF file or a Hub id."),
     out: Path = opt.OUT,
     original: str = typer.Option(None, "--original", help="The model before unlearning."),
@@ -29,8 +30,10 @@ def attack(
     with_: list[str] = typer.Option(
         [], "--with", help="Attacks (`expunge list attacks`), families or all, with commas or repeated."
     ),
-    quick: bool = typer.Option(False, "--quick", help="A choice of attacks, and 20 steps of relearning."),
-    full: bool = typer.Option(False, "--full", help="All attacks, and up to 500 steps of relearning."),
+    quick: bool = typer.Option(False, "--quick", help="A choice of attacks, up to 20 steps of relearning, 8 samples."),
+    full: bool = typer.Option(
+        False, "--full", help="All attacks, 64 samples, up to 100 steps of relearning (GPU: 500)."
+    ),
     set_: list[str] = opt.SET,
     data_root: str = opt.DATA_ROOT,
     format: str = opt.FORMAT,
@@ -50,6 +53,7 @@ def attack(
 
     if quick and full:
         raise UserError("--quick and --full: give one of them")
+    given = opt.model_settings(format, device, dtype, max_length, trust_remote_code)
     audit, page = api.attack(
         model,
         out=out,
@@ -63,7 +67,8 @@ def attack(
         holdout=holdout,
         depth="quick" if quick else "full" if full else None,
         settings=apply_overrides({}, set_),
-        model_settings=opt.model_settings(format, device, dtype, max_length, trust_remote_code),
+        # A run knows how it loaded its model.
+        model_settings={name: value for name, value in given.items() if opt.is_given(context, name)},
         data_root=data_root,
         seed=seed,
     )

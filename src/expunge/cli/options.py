@@ -42,6 +42,12 @@ def model_settings(format: str, device: str, dtype: str, max_length: int, remote
     }
 
 
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether the user gave an option, rather than leaving it at its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
 def train_settings(
     *, scope: str | None, lr: float | None, epochs: float | None, steps: int | None, batch: str, track: str,
     extra: Iterable[str],

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+from expunge.attacks.base import ORIGINAL, REFERENCE, UNLEARNED
 from expunge.attacks.outcome import USABLE, Estimate
 from expunge.attacks.weights import NONE
-from expunge.pipeline.attacking import ORIGINAL, REFERENCE, UNLEARNED, Attacked, Audit
+from expunge.pipeline.attacking import Attacked, Audit
 from expunge.reporting.content import Curve, MetricCell, MetricRow, Panel, Report, Verdict
 
 DURABLE, FRAGILE = 0.9, 0.5

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from expunge.attacks.base import Attack, Found, Site
+from expunge.attacks.base import ORIGINAL, REFERENCE, UNLEARNED, Attack, Found, Site
 from expunge.attacks.outcome import Durability, Estimate, Levels, Outcome, durability, outcome, still_known
 from expunge.attacks.relearn import area_under, steps_to_half
 from expunge.attacks.table import attacks_named
 from expunge.attacks.weights import NONE
-from expunge.benchmarks.base import Benchmark
+from expunge.benchmarks.base import AnswerLimit, Benchmark
 from expunge.data.rows import rows_hash
 from expunge.errors import DataError, ModelError, UserError
 from expunge.models.load import load_model, pick_device, source_fingerprint
@@ -33,7 +33,6 @@ from expunge.reporting.content import plain
 from expunge.scopes import make_scope
 from expunge.training.trainer import memory_errors
 
-UNLEARNED, ORIGINAL, REFERENCE = "unlearned", "original", "reference"
 RESULT = "attacks.json"
 SCORES = "scores.json"
 
@@ -131,7 +130,8 @@ def _site(benchmark: Benchmark, part: AttackPart, seed: int) -> Site:
         raise UserError(f"attack: {benchmark.name} has no rows to forget, so there is nothing to look for")
     benign = next((benchmark.probes[name] for name in benchmark.utility_sets if name in benchmark.probes), ())
     kept = benchmark.probes.get("retain", benchmark.retain)
-    return Site(forget, benchmark.retain, kept, benchmark.holdout, benign, part, seed)
+    limit = benchmark.limits.get("forget", AnswerLimit())
+    return Site(forget, benchmark.retain, kept, benchmark.holdout, benign, part, seed, limit)
 
 
 def _notes(sources: Mapping[str, str], prints: Mapping[str, str]) -> tuple[str, ...]:
@@ -155,8 +155,10 @@ def _everywhere(
     lacking = [name for name in attack.needs if not getattr(site, name)]
     if lacking:
         return f"needs {' and '.join(lacking)} rows, and there are none"
+    if missing := [role for role in attack.models if role not in sources]:
+        return f"needs the {' and the '.join(missing)} model"
     try:
-        return {role: _one(attack, role, source, prints[role], site, recipe, store) for role, source in sources.items()}
+        return {role: _one(attack, role, sources, prints, site, recipe, store) for role in sources}
     except (DataError, ModelError) as error:
         if attack.key == NONE.key:
             raise
@@ -166,25 +168,28 @@ def _everywhere(
 
 
 def _one(
-    attack: Attack, role: str, source: str, fingerprint: str, site: Site, recipe: Recipe, store: StageStore
-) -> Found:
+    attack: Attack, role: str, sources: Mapping[str, str], prints: Mapping[str, str], site: Site, recipe: Recipe,
+    store: StageStore,
+) -> Found:  # fmt: skip
     """What one model gives under one attack, made once."""
     options = dataclasses.asdict(recipe.model)
     options.pop("path")
+    openers = {name: partial(load_model, source, **options) for name, source in sources.items()}
     # Only what this attack reads: another learning rate must not quantise anew.
     read = ("forget", *attack.needs, *(("kept",) if attack.key == NONE.key else ()))
     sets = {name: rows_hash(getattr(site, name)) for name in read}
     settings = {name: getattr(site.part, name) for name in ("pack_tokens", *attack.settings)}
+    others = {"role": role, **{name: prints[name] for name in attack.models}} if attack.models else {}
     parts = {
-        "subject": fingerprint, "model": options, "attack": attack.key, "rows": sets, "part": settings,
-        "seed": site.seed,
+        "subject": prints[role], "model": options, "attack": attack.key, "rows": sets, "part": settings,
+        "seed": site.seed, "others": others,
     }  # fmt: skip
 
     def build(work: Path, folder: Path) -> Mapping[str, Any]:
         title = f"{role}: {attack.key}"
-        place = dataclasses.replace(site, work=work, title=title)
+        place = dataclasses.replace(site, work=work, title=title, role=role, others=openers)
         with memory_errors(f"under {attack.key}; lower pack_tokens or micro_batch_tokens"):
-            found = attack.run(partial(load_model, source, **options), place)
+            found = attack.run(openers[role], place)
         curve = {str(step): _numbers(scores) for step, scores in found.curve.items()}
         content = {"scores": _numbers(found.scores), "curve": curve, "kept": _numbers(found.kept)}
         (folder / SCORES).write_text(json.dumps(content), encoding="utf-8")

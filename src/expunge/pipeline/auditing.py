@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from expunge.attacks.table import QUICK
 from expunge.errors import RecipeError, UserError, unknown
+from expunge.models.load import pick_device
 from expunge.pipeline.attack_report import attack_report
 from expunge.pipeline.attacking import Audit, attack_model
 from expunge.pipeline.folder import read_manifest
+from expunge.pipeline.run_models import RunModels, run_models
 from expunge.recipe import parse_attack, parse_recipe
 from expunge.reporting.content import Report
 from expunge.reporting.html import write_report
 
-DEPTHS: dict[str, tuple[tuple[str, ...], list[int]]] = {
-    "quick": (QUICK, [5, 10, 20]),
-    "full": (("all",), [20, 50, 100, 200, 500]),
+DEPTHS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "quick": (QUICK, {"steps": [5, 10, 20], "samples": 8}),
+    "full": (("all",), {"steps": [20, 50, 100], "samples": 64}),
 }
-"""Attacks and steps of relearning."""
+"""Attacks, and how hard each is tried."""
+MORE_STEPS = [200, 500]
+"""Further steps of relearning in a full audit on an accelerator."""
 
 
 def audit(
@@ -45,34 +50,48 @@ def audit(
     """
     if depth is not None and depth not in DEPTHS:
         raise RecipeError(unknown("depth", depth, DEPTHS))
-    usual, steps = DEPTHS[depth or "quick"]
+    usual, effort = DEPTHS[depth or "quick"]
     names = tuple(attacks) or (usual if depth else ())
     if not names:
         raise UserError("attack: name attacks with --with, or give --quick or --full; see `expunge list attacks`")
-    part = parse_attack({**({"steps": steps} if depth else {}), **settings})
+    run = run_models(model)
+    known = dataclasses.asdict(run.recipe.model) if run else {}
     recipe = parse_recipe(
         {
             "name": "attack",
             "seed": seed,
-            "model": {"path": str(model), **model_settings},
-            "data": _data(benchmark, options, files),
+            "model": {**known, "path": str(model), **model_settings},
+            "data": _data(benchmark, options, files, run),
             "evaluate": {},
         },
         "attack",
     )
+    if depth == "full" and pick_device(recipe.model.device).type != "cpu":
+        effort = {**effort, "steps": [*effort["steps"], *MORE_STEPS]}
+    part = parse_attack({**(effort if depth else {}), **settings})
+    if run:
+        original, reference = original or run.original, reference or run.reference
     found = attack_model(model, names, recipe, part, out, original=original, reference=reference, data_root=data_root)
     page = attack_report(found, read_manifest(out) or {})
     write_report(page, out / "report.html")
     return found, page
 
 
-def _data(benchmark: str | None, options: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
+def _data(
+    benchmark: str | None, options: Mapping[str, Any], files: Mapping[str, str], run: RunModels | None
+) -> dict[str, Any]:
+    """The ``data`` part of the recipe: what the user names, else what the run was about."""
     if benchmark and files:
         raise UserError(
             f"attack: --benchmark and --{next(iter(files))} both say which rows are asked; give one of them"
         )
     if benchmark:
         return {"benchmark": benchmark, "options": dict(options)}
-    if "forget" not in files:
+    if files and "forget" not in files:
+        raise UserError(f"attack: --{next(iter(files))} alone does not say what was to be forgotten; add --forget")
+    if files:
+        return {"benchmark": "custom", "options": {**options, **files}}
+    if run is None:
         raise UserError("attack: say what was to be forgotten, with --forget FILE or --benchmark NAME")
-    return {"benchmark": "custom", "options": {**options, **files}}
+    data = run.recipe.data
+    return {"benchmark": data.benchmark, "options": {**data.options, **options}}

@@ -165,3 +165,8 @@ def refuse_inside(out: Path, sources: Mapping[str, str | os.PathLike[str]]) -> N
         path = Path(source).expanduser()
         if exists(path) and path.resolve().is_relative_to(out.resolve()):
             raise UserError(f"--out {out}: holds the {what} {source}, which it would overwrite; give another folder")
+
+
+def weights_folder(stage: Path) -> Path:
+    """``model`` or ``adapter`` of a stage or run."""
+    return next(folder for folder in (stage / "model", stage / "adapter") if folder.is_dir())

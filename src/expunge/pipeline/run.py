@@ -39,6 +39,7 @@ from expunge.pipeline.folder import (
     link_or_copy,
     open_folder,
     refuse_inside,
+    weights_folder,
     write_json,
 )
 from expunge.pipeline.forget_rows import forget_rows
@@ -337,11 +338,6 @@ class Plan:
             },
             "environment": environment(),
         }
-
-
-def weights_folder(stage: Path) -> Path:
-    """``model`` or ``adapter`` of a stage or run."""
-    return next(folder for folder in (stage / "model", stage / "adapter") if folder.is_dir())
 
 
 def _link(source: Path, target: Path) -> None:

@@ -64,6 +64,16 @@ def stage_key(name: str, parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def stage_folder(root: Path, name: str, key: str) -> Path:
+    """Where a stage lies, finished or not."""
+    return root / f"{name}-{key}"
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a stage's folder holds its result."""
+    return _read_done(folder) is not None
+
+
 class StageStore:
     """The folder that stages live in."""
 
@@ -97,11 +107,11 @@ class StageStore:
                 build(work, out)
         nothing: tuple[dict[str, Any], bool] = ({}, False)
         facts, reused = from_first(nothing)
-        return Stage(name, key, self.root / f"{name}-{key}", facts, reused)
+        return Stage(name, key, stage_folder(self.root, name, key), facts, reused)
 
     def _lead(self, name: str, parts: Mapping[str, Any], build: Build, label: str) -> Stage:
         key = stage_key(name, parts)
-        final = self.root / f"{name}-{key}"
+        final = stage_folder(self.root, name, key)
         title = label or name.replace("_", " ")
         if (done := _read_done(final)) is not None:
             from_first(True)

@@ -269,6 +269,10 @@ class AttackPart:
     """Share of the forget rows that ``relearn:subset`` teaches; the others are looked at."""
     group: int = 128
     """Weights that share a scale in a quantisation."""
+    samples: int = 16
+    """Answers that ``sampling:leak`` draws to each question."""
+    max_new_tokens: int = 64
+    """Longest sampled answer, in tokens."""
     pack_tokens: int = 512
     """Most unique tokens in one scoring pass."""
     micro_batch_tokens: int = 384
@@ -287,6 +291,8 @@ class AttackPart:
                 (self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}"),
                 (0 < self.share < 1, f"share must be in (0, 1), got {self.share}"),
                 (self.group >= 0, f"group must be at least 0, got {self.group}"),
+                (self.samples >= 1, f"samples must be at least 1, got {self.samples}"),
+                (self.max_new_tokens >= 1, f"max_new_tokens must be at least 1, got {self.max_new_tokens}"),
                 (self.pack_tokens >= 16, f"pack_tokens must be at least 16, got {self.pack_tokens}"),
                 (
                     self.micro_batch_tokens >= 16,

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from expunge.data.rows import Row
 from expunge.evaluation.generator import Sampling, generate_answers
 from expunge.evaluation.judges.base import EntailmentJudge
 from expunge.evaluation.metrics import Columns
 from expunge.evaluation.metrics.leak import ALONE_THRESHOLD, GATE_THRESHOLD, leak_columns, rouge_recalls
 from expunge.evaluation.probing.settings import MeasureSettings
 from expunge.evaluation.suites.base import Probe
+from expunge.models.load import LoadedModel
 from expunge.parallel import from_first, process_number
 from expunge.progress import bar
 
@@ -94,25 +96,39 @@ def measure_leak(probe: Probe) -> Columns:
     settings = read_leak(probe.settings)
     count = settings.samples
     judge = _judge(probe, settings)
-    prompts = [probe.loaded.format.encode_prompt(row) for row in probe.rows]
-    leaks, recalls = np.full((2, len(prompts), count), np.nan)
-    with bar(f"samples: {probe.name}") as update:
-        for number in range(count):
-            sampling = Sampling(seed=probe.seed * _SEEDS_APART + number, temperature=settings.temperature)
-            samples = generate_answers(
-                probe.loaded,
-                prompts,
-                max_new_tokens=settings.max_new_tokens or probe.limit.max_new_tokens or LONGEST,
-                batch_size=settings.batch,
-                sampling=sampling,
-                stop=probe.limit.stop,
-            )
-            recalls[:, number] = rouge_recalls(samples, probe.answers)
-            # One process asks; an endpoint would be paid for each.
-            verdicts = judge(samples, probe.answers, recalls[:, number]) if process_number() == 0 else None
-            leaks[:, number] = from_first(verdicts)
-            update(number + 1, count)
+    leaks, recalls = np.full((2, len(probe.rows), count), np.nan)
+    rounds = sampled_answers(
+        probe.loaded,
+        probe.rows,
+        count,
+        seed=probe.seed,
+        temperature=settings.temperature,
+        max_new_tokens=settings.max_new_tokens or probe.limit.max_new_tokens or LONGEST,
+        batch_size=settings.batch,
+        stop=probe.limit.stop,
+        title=f"samples: {probe.name}",
+    )
+    for number, samples in enumerate(rounds):
+        recalls[:, number] = rouge_recalls(samples, probe.answers)
+        # One process asks; an endpoint would be paid for each.
+        verdicts = judge(samples, probe.answers, recalls[:, number]) if process_number() == 0 else None
+        leaks[:, number] = from_first(verdicts)
     return leak_columns(leaks, recalls)
+
+
+def sampled_answers(
+    loaded: LoadedModel, rows: Sequence[Row], count: int, *, seed: int, max_new_tokens: int, title: str,
+    temperature: float = 1.0, batch_size: int = 64, stop: Sequence[str] = (),
+) -> Iterator[list[str]]:  # fmt: skip
+    """``count`` times one sampled answer per row: always the same of a prompt, whatever rows are asked beside it."""
+    prompts = [loaded.format.encode_prompt(row) for row in rows]
+    with bar(title) as update:
+        for number in range(count):
+            sampling = Sampling(seed=seed * _SEEDS_APART + number, temperature=temperature)
+            yield generate_answers(
+                loaded, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, sampling=sampling, stop=stop
+            )
+            update(number + 1, count)
 
 
 def _judge(probe: Probe, settings: LeakSettings) -> LeakJudge:
