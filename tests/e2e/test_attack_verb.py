@@ -17,7 +17,8 @@ from expunge.data.rows import Row
 from expunge.errors import RecipeError, UserError
 from expunge.models.load import load_model
 
-MODEL = ("--max-length", 64, "--set", "num_resamples=50")
+FEW = ("--set", "num_resamples=50")
+MODEL = ("--max-length", 64, *FEW)
 
 
 def write_rows(path: Path, rows: tuple[Row, ...]) -> Path:
@@ -221,7 +222,7 @@ def test_a_run_knows_its_rows_its_original_and_its_retain_model(
     assert len(set(models.values())) == 3
     # What the user names wins.
     words = ("--original", model_folder, "--forget", data["forget"], "--retain", data["retain"])
-    done = cli("attack", run, *words, "--with", "precision:bf16", "--out", tmp_path / "b", "--set", "num_resamples=50")
+    done = cli("attack", run, *words, "--with", "precision:bf16", "--out", tmp_path / "b", *FEW)
     assert done.code == 0, done.err
     other = json.loads((tmp_path / "b" / "run.json").read_text())["models"]
     assert other["original"] != models["original"]
