@@ -36,6 +36,8 @@ STAGE_VERSIONS = {
     "evaluate": 3,
     "harness": 2,
     "attack": 1,
+    "combined": 1,
+    "request": 1,
     "report": 3,
 }
 """Bump a stage's number when a change of code changes its result."""

@@ -1,0 +1,93 @@
+"""The rows that requests are about: read again from the user's files, and known by their hash."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from expunge.benchmarks.base import Benchmark
+from expunge.benchmarks.custom import RETAIN_PROBE_ROWS
+from expunge.benchmarks.table import load_benchmark
+from expunge.data.draw import draw
+from expunge.data.rows import Row, rows_hash
+from expunge.errors import DataError
+from expunge.progress import say
+from expunge.requests.ledger import REVOKED, Request
+
+
+@dataclass(frozen=True)
+class RequestRows:
+    """What one request names."""
+
+    request: Request
+    forget: tuple[Row, ...]
+    retain: tuple[Row, ...]
+
+
+def read_files(forget: str, retain: str | None) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+    """The rows of a request's files; :class:`DataError` for a bad one."""
+    found = load_benchmark("custom", forget=forget, **({"retain": retain} if retain else {}))
+    return found.forget, found.retain
+
+
+def read_request(request: Request) -> RequestRows:
+    """A request's rows, with ids of their own among all requests.
+
+    Raises:
+        DataError: a file is gone, or its rows are no longer those that were written down.
+    """
+    forget, retain = read_files(request.forget, request.retain)
+    for what, rows, known in (("forget", forget, request.forget_hash), ("retain", retain, request.retain_hash)):
+        if known is not None and rows_hash(rows) != known:
+            raise DataError(
+                f"request {request.id}: the {what} rows are no longer those that were written down; put them back, or "
+                "revoke it and add it again"
+            )
+    forget, retain = (
+        tuple(replace(row, id=f"request {request.id}/{row.id}") for row in rows) for rows in (forget, retain)
+    )
+    return RequestRows(request, forget, retain)
+
+
+def read_what_is_there(requests: Iterable[Request]) -> tuple[RequestRows, ...]:
+    """The rows of those requests whose files still hold them; a line for each of the others.
+
+    Who deletes a person's data may delete the file as well.
+    """
+    found = []
+    for request in requests:
+        try:
+            found.append(read_request(request))
+        except DataError as error:
+            say(f"note: request {request.id} is left out: {error}")
+    return tuple(found)
+
+
+def benchmark_of(group: Sequence[RequestRows], all_rows: Sequence[RequestRows]) -> Benchmark:
+    """What unlearning sees of a group of requests.
+
+    To keep are the retain rows of all requests, revoked ones included, each once, without what any request that stands
+    asks to forget: a file to keep that was written before a later request must not teach its rows again.
+    """
+    forget = tuple(row for rows in group for row in rows.forget)
+    retain = kept_rows(all_rows)
+    probes = {"forget": forget}
+    if retain:
+        probes["retain"] = draw(retain, RETAIN_PROBE_ROWS, seed=0, name="requests/retain")
+    numbers = ", ".join(str(rows.request.id) for rows in group)
+    return Benchmark(name="requests", forget=forget, retain=retain, probes=probes, origin=f"requests {numbers}")
+
+
+def kept_rows(all_rows: Sequence[RequestRows]) -> tuple[Row, ...]:
+    """The retain rows of all requests, each once, without any row that is to be forgotten."""
+    gone = {_content(row) for rows in all_rows if rows.request.state != REVOKED for row in rows.forget}
+    kept: dict[tuple[str, str], Row] = {}
+    for rows in all_rows:
+        for row in rows.retain:
+            if _content(row) not in gone:
+                kept.setdefault(_content(row), row)
+    return tuple(kept.values())
+
+
+def _content(row: Row) -> tuple[str, str]:
+    return " ".join(row.prompt.split()), " ".join(row.answer.split())

@@ -1,0 +1,1 @@
+"""Deletion requests that keep coming: what was asked, what was done about it, and by which model."""
