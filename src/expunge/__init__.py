@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from expunge.api import attack, compose_adapters, evaluate, export, finetune, load, run, unlearn
+    from expunge.api import attack, certify, compose_adapters, evaluate, export, finetune, load, run, unlearn, verify
 
 __all__ = [
     "__version__",
     "attack",
     "augment",
+    "certify",
     "compose_adapters",
     "evaluate",
     "export",
@@ -27,6 +28,7 @@ __all__ = [
     "load",
     "run",
     "unlearn",
+    "verify",
 ]
 
 

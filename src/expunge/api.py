@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from expunge.errors import UserError
+from expunge.errors import RecipeError, UserError
 from expunge.recipe import Recipe, parse_recipe, read_recipe
 
 GENERATED_TOKENS = 96
@@ -20,6 +21,7 @@ def run(
     overrides: Sequence[str] = (),
     store: str | Path | None = None,
     data_root: str | None = None,
+    redact: bool = False,
 ) -> Any:
     """Run a recipe (a file, a shipped recipe's name, nested dictionaries or a :class:`Recipe`).
 
@@ -29,6 +31,7 @@ def run(
         overrides: ``key.sub=value`` settings, as ``--set`` takes them; only for files.
         store: folder of the stages, to share them between runs.
         data_root: folder with published benchmark files.
+        redact: set ``evaluate.redact``: no text of any row is written.
 
     Returns:
         A :class:`expunge.pipeline.RunResult`; a :class:`expunge.pipeline.VariantsResult` for a recipe with variants.
@@ -39,8 +42,16 @@ def run(
         recipe = read_recipe(find_recipe(recipe), overrides)
     elif not isinstance(recipe, Recipe):
         recipe = parse_recipe(recipe)
+    if redact:
+        recipe = _redacted(recipe)
     start: Any = run_variants if recipe.is_many else run_recipe
     return start(recipe, out or Path("runs") / recipe.name, store=store, data_root=data_root)
+
+
+def _redacted(recipe: Recipe) -> Recipe:
+    if recipe.evaluate is None:
+        raise RecipeError("--redact: the recipe has no evaluate part, whose setting it is; give it one (evaluate: {})")
+    return replace(recipe, evaluate=replace(recipe.evaluate, redact=True))
 
 
 def unlearn(
@@ -276,6 +287,45 @@ def export(source: str | Path, *, out: str | Path, dtype: str = "float32") -> Pa
     from expunge.pipeline.export import export_model
 
     return export_model(source, Path(out), dtype=dtype)
+
+
+def certify(run: str | Path, *, attacks: Sequence[str | Path] = (), out: str | Path | None = None) -> Any:
+    """Write what a finished run can show as ``certificate.json`` and ``certificate.html``.
+
+    Args:
+        run: the run's folder.
+        attacks: folders of :func:`attack` on this run's very model.
+        out: folder for both files; the run's own by default.
+
+    Returns:
+        A :class:`expunge.pipeline.certifying.Certificate`.
+    """
+    from expunge.pipeline.certifying import certify_run
+
+    return certify_run(run, attacks=attacks, out=out)
+
+
+def verify(
+    certificate: str | Path,
+    model: str | Path,
+    *,
+    forget: str | Path | None = None,
+    retain: str | Path | None = None,
+) -> Any:
+    """Hold a certificate against itself, a model and files of rows.
+
+    Args:
+        certificate: a ``certificate.json``.
+        model: a folder, a run or an adapter, wherever it lies now.
+        forget: file of the rows that were to be forgotten.
+        retain: file of the rows that were to be kept.
+
+    Returns:
+        An :class:`expunge.pipeline.verifying.Verified`; its ``holds`` says whether all of it does.
+    """
+    from expunge.pipeline.verifying import verify_certificate
+
+    return verify_certificate(certificate, model, forget=forget, retain=retain)
 
 
 def shipped_recipes() -> dict[str, Path]:

@@ -110,7 +110,7 @@ def test_a_broken_file_is_refused_and_never_ignored(tmp_path: Path, content: str
         ({"kind": "refusal_prompt", "text": 3}, "text must be a text, got 3"),
         ({"kind": "refusal_prompt", "text": " "}, "text is empty"),
         ({"kind": "refusal_prompt", "topics": 0}, "topics must be at least 1"),
-        ({"kind": "keyword_filter", "keywords": "Ada"}, "keywords must be a list of texts, got 'Ada'"),
+        ({"kind": "keyword_filter", "keywords": "Ada"}, "keywords must be a list of texts, got a str"),
         ({"kind": "keyword_filter", "keywords": ["?!"]}, r"keyword '\?!' holds no word"),
         ({"kind": "keyword_filter", "min_rows": 1.5}, "min_rows must be a whole number, got 1.5"),
         ({"kind": "keyword_filter", "hashes": []}, "no setting 'hashes'"),

@@ -146,7 +146,8 @@ def _passages(paths: Sequence[str], name: str, passage_words: int) -> tuple[Row,
 def _about(names: Sequence[str], rows: tuple[Row, ...], maker: Maker) -> tuple[Row, ...]:
     if not rows:
         raise DataError(
-            f"entity: no row of the corpus names {' or '.join(map(repr, names))}; "
+            # How many, not which: the names are what is to be forgotten.
+            f"entity: no row of the corpus holds {f'any of {len(names)} names' if len(names) > 1 else 'the name'}; "
             "check the spelling, add other names as a list, or give documents"
         )
     maker.notes.append(f"picked from the corpus by name: {len(rows)} rows to forget")

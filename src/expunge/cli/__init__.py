@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from expunge.cli import audit, augment, locate, measure, requests, show, train
+from expunge.cli import audit, augment, certify, locate, measure, requests, show, train
 from expunge.errors import UserError
 
 INTERRUPTED = 130
@@ -39,7 +39,7 @@ def _options(
     """Make a language model forget what it must, keep what it should, and show the evidence."""
 
 
-for module in (train, measure, audit, show, locate, augment, requests):
+for module in (train, measure, audit, show, locate, augment, requests, certify):
     module.register(app)
 
 

@@ -42,6 +42,7 @@ def attack(
     device: str = opt.DEVICE,
     trust_remote_code: bool = opt.REMOTE,
     seed: int = opt.SEED,
+    redact: bool = opt.REDACT,
     as_json: bool = opt.JSON,
 ) -> None:
     """Attack an unlearned model, and say how much of what it forgot comes back."""
@@ -53,6 +54,8 @@ def attack(
 
     if quick and full:
         raise UserError("--quick and --full: give one of them")
+    if redact:
+        typer.echo("note: --redact changes nothing here: attacks keep numbers alone", err=True)
     given = opt.model_settings(format, device, dtype, max_length, trust_remote_code)
     audit, page = api.attack(
         model,

@@ -57,6 +57,7 @@ def evaluate(
     device: str = opt.DEVICE,
     trust_remote_code: bool = opt.REMOTE,
     seed: int = opt.SEED,
+    redact: bool = opt.REDACT,
     as_json: bool = opt.JSON,
 ) -> None:
     """Measure models on a benchmark: every metric from one scoring pass and one generation pass."""
@@ -72,7 +73,9 @@ def evaluate(
         reference=reference,
         model_settings=opt.model_settings(format, device, dtype, max_length, trust_remote_code),
         settings=apply_overrides(
-            ({"suites": _names(suite)} if suite else {}) | ({"harness": {"tasks": _names(harness)}} if harness else {}),
+            ({"suites": _names(suite)} if suite else {})
+            | ({"harness": {"tasks": _names(harness)}} if harness else {})
+            | ({"redact": True} if redact else {}),
             set_,
         ),
         checkpoints=checkpoints,
@@ -168,12 +171,13 @@ def import_log(
     reference: str = typer.Option(None, "--reference", help="The retain model's log or run."),
     out: Path = opt.OUT,
     resamples: int = typer.Option(1000, "--resamples", help="Bootstrap resamples behind every interval."),
+    redact: bool = opt.REDACT,
     as_json: bool = opt.JSON,
 ) -> None:
     """Read an open-unlearning evaluation log as a reference run, and recompute its aggregates with intervals."""
     from expunge.pipeline.importing import import_log as read
 
-    found, metrics = read(log, out, reference=reference, num_resamples=resamples)
+    found, metrics = read(log, out, reference=reference, num_resamples=resamples, redact=redact)
     _show(found, metrics, as_json)
 
 

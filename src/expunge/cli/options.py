@@ -26,6 +26,9 @@ BATCH = typer.Option(
 )
 SET = typer.Option([], "--set", help="Any other setting, as key=value; may be repeated.")
 TRACK = typer.Option("none", "--report-to", help="none, tensorboard, trackio or wandb.")
+REDACT = typer.Option(
+    False, "--redact", help="Write no text of any row and no answer: numbers and ids only, so that it can be shared."
+)
 DATA_ROOT = typer.Option(
     None, "--data-root", help="Folder with published benchmark files (else EXPUNGE_DATA, else the Hub)."
 )

@@ -22,13 +22,14 @@ def demo(
     model: str = typer.Option("smollm2", "--model", help="Another model: a folder, a GGUF file or a Hub id."),
     seed: int = opt.SEED,
     set_: list[str] = opt.SET,
+    redact: bool = opt.REDACT,
     as_json: bool = opt.JSON,
 ) -> None:
     """Run the whole pipeline on the built-in data and a real 135M model; ends with a table and report.html."""
     from expunge import api
 
     overrides = [f"seed={seed}", f"model.path={model}", *set_]
-    result = api.run("demo", out=out, overrides=overrides)
+    result = api.run("demo", out=out, overrides=overrides, redact=redact)
     _finish(result, as_json)
 
 
@@ -38,12 +39,14 @@ def run(
     set_: list[str] = opt.SET,
     store: Path = typer.Option(None, "--store", help="Folder of the stages, to share them between runs."),
     data_root: str = opt.DATA_ROOT,
+    redact: bool = opt.REDACT,
     as_json: bool = opt.JSON,
 ) -> None:
     """Run a recipe: finetune, retain reference, unlearn, evaluate, report; each stage kept and resumable."""
     from expunge import api
 
-    _finish(api.run(recipe, out=out, overrides=set_, store=store, data_root=data_root), as_json)
+    result = api.run(recipe, out=out, overrides=set_, store=store, data_root=data_root, redact=redact)
+    _finish(result, as_json)
 
 
 def finetune(
@@ -104,6 +107,7 @@ def unlearn(
     trust_remote_code: bool = opt.REMOTE,
     report_to: str = opt.TRACK,
     seed: int = opt.SEED,
+    redact: bool = opt.REDACT,
     as_json: bool = opt.JSON,
 ) -> None:
     """Make a model forget the rows of a file, and measure what happened to it."""
@@ -124,6 +128,7 @@ def unlearn(
         method=method,
         settings=settings,
         model_settings=opt.model_settings(format, device, dtype, max_length, trust_remote_code),
+        evaluate_settings={"redact": redact},
         seed=seed,
         out=out,
     )
@@ -182,7 +187,8 @@ def _finish_variants(result: Any, as_json: bool) -> None:
         console = Console(highlight=False)
         console.print(models_table(result.report, _COMPARED))
         console.print(f"report:  {result.folder / 'report.html'}", markup=False)
-        console.print(f"answers: {result.folder / 'answers.md'}", markup=False)
+        if (answers := result.folder / "answers.md").is_file():
+            console.print(f"answers: {answers}", markup=False)
     if result.failed:
         lines = "; ".join(f"{name}: {why}" for name, why in result.failed.items())
         raise UserError(f"{len(result.failed)} of {len(result.failed) + len(result.runs)} variants failed: {lines}")

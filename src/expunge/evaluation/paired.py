@@ -33,6 +33,8 @@ class RowValues:
     """By set, in the order of the columns."""
     answers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Reference answers, by set; a row is the same only if its answer is. Empty where they are not known."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """By set, one digest over all its ids and answers, which stands for answers that were redacted."""
 
     @functools.cached_property
     def places(self) -> dict[str, dict[_Key, int]]:
@@ -80,14 +82,21 @@ class PairedDifference:
 def same_rows(members: Sequence[RowValues]) -> dict[str, tuple[_Key, ...]]:
     """Rows that all members have, by set, in the first one's order: same id, and no two different known answers.
 
-    Where a member does not know its answers (another tool's log), only sets of one length have rows in common.
+    Where a member does not know its answers (another tool's log, a redacted run), only sets of one length have rows in
+    common; where digests of the whole set are known, only sets of one digest.
     """
     first = members[0]
     out: dict[str, tuple[_Key, ...]] = {}
     for name, places in first.places.items():
-        if all(name in other.places for other in members):
+        if all(name in other.places for other in members) and _may_agree(members, name):
             out[name] = tuple(key for key in places if _agree(members, name, key))
     return {name: keys for name, keys in out.items() if keys}
+
+
+def _may_agree(members: Sequence[RowValues], name: str) -> bool:
+    """False where answers that would tell were redacted, and the digests say that they differ."""
+    digests = {digest for member in members if (digest := member.digests.get(name))}
+    return len(digests) <= 1 or all(member.answers.get(name) for member in members)
 
 
 def _agree(members: Sequence[RowValues], name: str, key: _Key) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +18,16 @@ if TYPE_CHECKING:
     from expunge.evaluation.evaluate import Evaluation
 
 _TEXT_COLUMNS = ("set", "id", "prompt", "answer", "generation")
+_REDACTED = b"expunge.redacted"
+"""Marks a file without texts; holds the :func:`set_digest` of every set."""
 
 
-def write_samples(path: Path, evaluation: Evaluation) -> None:
-    """Write one line per row and set, atomically."""
+def write_samples(path: Path, evaluation: Evaluation, *, redact: bool = False) -> None:
+    """Write one line per row and set, atomically.
+
+    With ``redact`` prompts, answers and generations are left out. No hash stands in their place: a short answer could
+    be found by hashing all that are likely. Rows keep their ids, and each set has one digest over all of it.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -28,13 +37,44 @@ def write_samples(path: Path, evaluation: Evaluation) -> None:
         columns = evaluation.scores[set_name]
         texts = evaluation.generations.get(set_name, (None,) * len(rows))
         for i, (row, text) in enumerate(zip(rows, texts, strict=True)):
-            for column, value in zip(_TEXT_COLUMNS, (set_name, row.id, row.prompt, row.answer, text), strict=True):
+            shown = (None, None, None) if redact else (row.prompt, row.answer, text)
+            for column, value in zip(_TEXT_COLUMNS, (set_name, row.id, *shown), strict=True):
                 table[column].append(value)
             for name in names:
                 table[name].append(_cell(columns[name][i]) if name in columns else None)
+    sets = {name: set_digest((row.id, row.answer) for row in rows) for name, rows in evaluation.rows.items()}
     partial = path.with_name(f"{path.name}.partial")
-    pq.write_table(pa.table(table), partial)
+    pq.write_table(pa.table(table, metadata=redaction_mark(sets) if redact else None), partial)
     os.replace(partial, path)
+
+
+def redaction_mark(sets: Mapping[str, str]) -> dict[bytes, bytes]:
+    """What a Parquet file without texts says of itself: the digest of every set that it is about."""
+    return {_REDACTED: json.dumps(dict(sets)).encode()}
+
+
+def set_digest(rows: Iterable[tuple[str, str]]) -> str:
+    """SHA-256 (hex) over the ids and answers of a whole set, spaces folded: whether two runs asked the same rows."""
+    digest = hashlib.sha256()
+    for row_id, answer in rows:
+        digest.update(json.dumps([row_id, " ".join(answer.split())]).encode())
+    return digest.hexdigest()
+
+
+def redacted_sets(path: Path) -> dict[str, str] | None:
+    """The digest of every set of a file without texts; None for a file that has them.
+
+    Raises:
+        DataError: if the file is missing or is no table.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        mark = (pq.read_schema(path).metadata or {}).get(_REDACTED)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path}: not a table of per-row values: {str(error).splitlines()[0]}") from None
+    return None if mark is None else json.loads(mark)
 
 
 def _cell(value: np.ndarray | np.floating) -> float | list[float]:
@@ -60,7 +100,7 @@ def read_scores(path: Path) -> Scores:
 
 
 def read_texts(path: Path) -> dict[str, list[dict[str, str]]]:
-    """Prompt, answer and generation of every row, by set."""
+    """Prompt, answer and generation of every row, by set; empty where they were redacted."""
     return {
         name: [{column: record[column] or "" for column in _TEXT_COLUMNS} for record in records]
         for name, records in _by_set(path).items()

@@ -212,7 +212,9 @@ def make_guard(settings: Mapping[str, Any]) -> Guard | None:
             known = ", ".join(sorted(guard.settings))
             problems.append(f"no setting {name!r}{nearest(str(name), guard.settings)}; known: {known}")
         elif wrong := _wrong_type(value, getattr(guard, name)):
-            problems.append(f"{name} must be {wrong}, got {value!r}")
+            # Keywords tell what is to be forgotten: they are not repeated.
+            got = f"a {type(value).__name__}" if name == "keywords" else repr(value)
+            problems.append(f"{name} must be {wrong}, got {got}")
     if not problems:
         try:
             return guard(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})

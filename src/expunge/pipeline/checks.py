@@ -17,6 +17,7 @@ from expunge.evaluation.judges import check_judges
 from expunge.evaluation.suites import check_measures, get_suites
 from expunge.methods.table import METHODS, check_part, compose
 from expunge.pipeline.harnessing import check_harness
+from expunge.pipeline.redacting import check_redaction
 from expunge.plugins import load_plugins
 from expunge.recipe import DataPart, EvaluatePart, Recipe, UnlearnPart, expand
 from expunge.scopes import SCOPES, make_scope
@@ -36,6 +37,7 @@ def check_recipe(recipe: Recipe) -> None:
     """
     load_plugins()
     if recipe.is_many:
+        check_redaction(recipe)
         _check_variants(recipe)
         return
     checks: list[Callable[[], object]] = [
@@ -47,6 +49,7 @@ def check_recipe(recipe: Recipe) -> None:
         partial(_check_merge, recipe),
         partial(_check_benchmarks, recipe.data),
         partial(_check_measures, recipe.evaluate),
+        partial(check_redaction, recipe),
         *(partial(_check_tracker, part.track) for part in (recipe.finetune, recipe.unlearn) if part),
     ]
     problems: list[str] = []

@@ -47,6 +47,13 @@ from expunge.pipeline.folder import (
 )
 from expunge.pipeline.harnessing import harness_stage, read_harness
 from expunge.pipeline.known import known_scores
+from expunge.pipeline.redacting import (
+    refuse_caches_inside,
+    say_what_to_share,
+    shown_data,
+    shown_recipe,
+    telling_texts,
+)
 from expunge.pipeline.run import load_data
 from expunge.pipeline.stages import Stage, StageStore
 from expunge.progress import say
@@ -83,6 +90,7 @@ def evaluate_models(
         raise UserError("evaluate: name at least one model")
     check_recipe(recipe)
     claim_folder(out, EVALUATION)
+    refuse_caches_inside(recipe, out)
     benchmark = load_data(recipe, data_root)
     idle = judge_notes(part, benchmark)
     for note in idle:
@@ -115,11 +123,14 @@ def evaluate_models(
             benchmark=benchmark,
             part=part,
             seed=recipe.seed,
-            provenance={"models": prints, "data": {"origin": benchmark.origin, **benchmark.hashes()}},
+            provenance={"models": prints, "data": shown_data(recipe, benchmark)},
             notes=list(dict.fromkeys([*idle, *(n for s in stages.values() for n in s.facts.get("notes", []))])),
             harness=harness,
         )
-        return _write_comparison(subject, out, recipe)
+        comparison = _write_comparison(subject, out, recipe)
+        if part.redact and process_number() == 0:
+            say_what_to_share(out, store.root)
+        return comparison
 
 
 def _write_comparison(subject: Subject, out: Path, recipe: Recipe) -> Comparison:
@@ -140,7 +151,7 @@ def _write_comparison(subject: Subject, out: Path, recipe: Recipe) -> Comparison
         link_or_copy(path, out / name)
     write_json(out / "metrics.json", metrics)
     write_report(report, out / "report.html")
-    (out / "recipe.yaml").write_text(yaml.safe_dump(plain(recipe.as_dict()), sort_keys=False), encoding="utf-8")
+    (out / "recipe.yaml").write_text(yaml.safe_dump(plain(shown_recipe(recipe)), sort_keys=False), encoding="utf-8")
     manifest = {"kind": EVALUATION, "status": "done", **subject.provenance, "environment": environment()}
     write_json(out / MANIFEST, plain(manifest))
     return Comparison(out, metrics, report)
@@ -151,7 +162,10 @@ def _harness_one(store: StageStore, label: str, source: str | Path, fingerprint:
     options.pop("path")
     assert recipe.evaluate is not None
     about = {"weights": fingerprint, "model": options}
-    return harness_stage(store, recipe.evaluate.harness, about, partial(load_model, source, **options), label=label)
+    opener = partial(load_model, source, **options)
+    return harness_stage(
+        store, recipe.evaluate.harness, about, opener, label=label, redact=recipe.redact, hide=telling_texts(recipe)
+    )
 
 
 def _evaluate_one(
@@ -180,10 +194,10 @@ def _evaluate_one(
             if part.fluency_model:
                 judge = partial(load_model, part.fluency_model, **options, guarded=False)
                 add_fluency(evaluation, judge, title=f"{label}: fluency")
-        write_samples(folder / "samples.parquet", evaluation)
+        write_samples(folder / "samples.parquet", evaluation, redact=part.redact)
         return {"notes": notes}
 
-    return store.run("evaluate", parts, build, label=f"evaluate {label}")
+    return store.run("evaluate", parts, build, label=f"evaluate {label}", hide=telling_texts(recipe))
 
 
 def imported_report(

@@ -19,6 +19,7 @@ from expunge.models.load import source_fingerprint
 from expunge.pipeline.folder import AFTER, BEFORE, RETAIN_MODEL, write_json
 from expunge.pipeline.harnessing import described_harness
 from expunge.pipeline.known import content_hash
+from expunge.pipeline.redacting import NOTE
 from expunge.recipe import EvaluatePart
 from expunge.reporting.content import (
     AnswerPair,
@@ -33,7 +34,7 @@ from expunge.reporting.content import (
 from expunge.reporting.html import write_report
 from expunge.reporting.verdict import give_verdict
 
-_LATER = ("judges", "measures", "fluency_model")
+_LATER = ("judges", "measures", "fluency_model", "redact")
 """Settings that came after results had been kept without them."""
 HEADLINE = (
     "extraction_strength",
@@ -233,9 +234,9 @@ def build_report(
         metrics=metric_rows(described_metrics(subject, table), values, metric_groups(subject)),
         panels=_panels(subject.logs),
         scatter=_scatter(values),
-        pairs=_pairs(subject.samples),
+        pairs=() if subject.part.redact else _pairs(subject.samples),
         provenance=subject.provenance,
-        warnings=tuple(subject.notes),
+        warnings=(*subject.notes, *([NOTE] if subject.part.redact else [])),
         scatter_axes=("extraction strength on the forget set", "model utility"),
     )
 

@@ -14,7 +14,7 @@ import yaml
 from expunge.errors import UserError
 from expunge.evaluation.logs import read_peer_log
 from expunge.evaluation.paired import RowValues
-from expunge.evaluation.samples import read_scores, read_texts
+from expunge.evaluation.samples import read_scores, read_texts, redacted_sets, set_digest
 from expunge.pipeline.folder import BEFORE, IMPORTED_LOG, RETAIN_MODEL, SAMPLES, exists, read_manifest
 
 Role = Literal["run", "before", "retain"]
@@ -58,11 +58,14 @@ class Finished:
 def read_row_values(path: Path) -> RowValues:
     """Per-row values with the rows they belong to, from ``samples.parquet``."""
     texts = read_texts(path)
-    return RowValues(
-        read_scores(path),
-        {name: tuple(record["id"] for record in records) for name, records in texts.items()},
-        {name: tuple(record["answer"] for record in records) for name, records in texts.items()},
-    )
+    ids = {name: tuple(record["id"] for record in records) for name, records in texts.items()}
+    digests = redacted_sets(path)
+    if digests is not None:
+        return RowValues(read_scores(path), ids, digests=digests)
+    answers = {name: tuple(record["answer"] for record in records) for name, records in texts.items()}
+    # A log of another tool knows the answers of some rows only.
+    whole = {name: zip(ids[name], found, strict=True) for name, found in answers.items() if all(found)}
+    return RowValues(read_scores(path), ids, answers, {name: set_digest(rows) for name, rows in whole.items()})
 
 
 def reference_rows(source: str | Path) -> RowValues | None:

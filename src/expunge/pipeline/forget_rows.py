@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,8 +37,19 @@ def forget_rows(plan: Plan, target: Stage | None, part: UnlearnPart, composition
         return {"rows": len(made)}
 
     parts = _writer(plan, target) | {"rows": rows_hash(rows)}
-    stage = plan.stage("alternates", parts | settings, build)
-    return read_rows(stage.path / "alternates.jsonl", set_name="forget")
+    return _made(plan, "alternates", parts | settings, build)
+
+
+def _made(plan: Plan, name: str, parts: Mapping[str, Any], build: Any, *, label: str = "") -> tuple[Row, ...]:
+    """What the model wrote in a stage of this name; written once more where redaction took it away."""
+    # A run that is to be redacted keeps rows of its own: it must not take away another's.
+    parts = {**parts, "redact": True} if plan.recipe.redact else parts
+    stage = plan.stage(name, parts, build, label=label)
+    file = stage.path / f"{name}.jsonl"
+    if not file.is_file():
+        shutil.rmtree(stage.path)
+        stage = plan.stage(name, parts, build, label=label)
+    return read_rows(file, set_name="forget")
 
 
 def _written(plan: Plan, target: Stage | None, composition: Composition) -> tuple[Row, ...]:
@@ -54,8 +66,7 @@ def _written(plan: Plan, target: Stage | None, composition: Composition) -> tupl
         return {"rows": len(made)}
 
     parts = _writer(plan, target) | {"writing": dataclasses.asdict(writing), "seed": seed}
-    stage = plan.stage("written", parts, build, label="forget text: written by the model")
-    rows = read_rows(stage.path / "written.jsonl", set_name="forget")
+    rows = _made(plan, "written", parts, build, label="forget text: written by the model")
     if check := VIEWS[composition.view].check:
         check(rows)
     return rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +20,7 @@ from expunge.evaluation.suites.base import described
 from expunge.models.load import LoadedModel, let_go
 from expunge.pipeline.folder import write_json
 from expunge.pipeline.known import content_hash
+from expunge.pipeline.redacting import without
 from expunge.pipeline.stages import Stage, StageStore
 from expunge.reporting.content import plain
 
@@ -45,8 +46,9 @@ def check_harness(given: Mapping[str, Any]) -> None:
 
 
 def harness_stage(
-    store: StageStore, given: Mapping[str, Any], subject: Any, load: Callable[[], LoadedModel], *, label: str
-) -> Stage:
+    store: StageStore, given: Mapping[str, Any], subject: Any, load: Callable[[], LoadedModel], *, label: str,
+    redact: bool = False, hide: Collection[str] = (),
+) -> Stage:  # fmt: skip
     """Run tasks and suites of tasks on one model, unless that was done before.
 
     Args:
@@ -55,20 +57,23 @@ def harness_stage(
         subject: what the model is, for the stage's key.
         load: loads it.
         label: names it in messages.
+        redact: leave out the tasks' rows and what the model said.
+        hide: texts of the settings that are not recorded.
     """
     tasks, settings = _read(given)
 
     def build(work: Path, folder: Path) -> Mapping[str, Any]:
         loaded = load()
-        values, provenance, notes = _run(loaded, tasks, settings, folder / "samples")
+        values, provenance, notes = _run(loaded, tasks, settings, None if redact else folder / "samples")
         let_go(loaded)
         write_json(folder / VALUES, {key: plain(asdict(value)) for key, value in values.items()})
-        return {"provenance": plain(provenance), "notes": notes}
+        return {"provenance": without(plain(provenance), hide), "notes": notes}
 
     # A folder of task files counts by what stands in it.
     own = {"include_path": [_folder_hash(Path(folder)) for folder in settings.include_path]}
     parts = {"subject": subject, "tasks": tasks, "settings": asdict(settings) | own}
-    return store.run("harness", parts, build, label=f"harness {label}")
+    parts |= {"redact": True} if redact else {}
+    return store.run("harness", parts, build, label=f"harness {label}", hide=hide)
 
 
 def _folder_hash(folder: Path) -> str:
@@ -112,7 +117,7 @@ def _read(given: Mapping[str, Any]) -> tuple[list[str], HarnessSettings]:
 
 
 def _run(
-    loaded: LoadedModel, tasks: Sequence[str], settings: HarnessSettings, samples: Path
+    loaded: LoadedModel, tasks: Sequence[str], settings: HarnessSettings, samples: Path | None
 ) -> tuple[dict[str, MetricValue], dict[str, Any], list[str]]:
     """Suites one by one, and all other tasks together."""
     values: dict[str, MetricValue] = {}
@@ -120,7 +125,7 @@ def _run(
     notes: list[str] = []
     single = [task for task in tasks if task not in HARNESS_SUITES]
     found = {
-        task: run_harness_suite(loaded, task, settings, samples_folder=samples / task)
+        task: run_harness_suite(loaded, task, settings, samples_folder=samples / task if samples else None)
         for task in tasks
         if task in HARNESS_SUITES
     }

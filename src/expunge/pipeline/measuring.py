@@ -66,7 +66,7 @@ class Measuring:
                 if part.fluency:
                     judge = partial(self.plan.load, None, part.fluency_model, guarded=False)
                     add_fluency(evaluation, judge, title=f"{label}: fluency")
-            write_samples(folder / "samples.parquet", evaluation)
+            write_samples(folder / "samples.parquet", evaluation, redact=part.redact)
             return {"rows": {name: len(rows) for name, rows in evaluation.rows.items()}}
 
         stage = self.plan.stage("evaluate", parts, build, label=f"evaluate {label}", record=f"evaluate {label}")
@@ -82,7 +82,7 @@ class Measuring:
             about = {"weights": subject.key if subject else origin, "model": model}
             load = partial(self.plan.load, subject, source)
             self.plan.stages[f"harness {label}"] = harness_stage(
-                self.plan.store, part.harness, about, load, label=label
+                self.plan.store, part.harness, about, load, label=label, redact=part.redact, hide=self.plan.texts
             )
 
     def subject(self, scores: Mapping[str, Scores]) -> Subject:

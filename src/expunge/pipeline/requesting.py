@@ -14,6 +14,7 @@ from expunge.methods.table import compose
 from expunge.models.load import source_fingerprint
 from expunge.pipeline.checks import check_recipe
 from expunge.pipeline.folder import claim_folder, open_folder, weights_folder
+from expunge.pipeline.redacting import take_texts_out
 from expunge.pipeline.request_models import LedgerModels
 from expunge.pipeline.request_rows import RequestRows, benchmark_of, read_files, read_request, read_what_is_there
 from expunge.pipeline.run import Plan
@@ -193,6 +194,8 @@ class Requests:
         plan = Plan(recipe, benchmark, models.store)
         with open_folder(out, stages=models.store.root):
             plan.run(out)
+            # A ledger holds no rows, and what a model wrote about them is rows.
+            take_texts_out((stage.path for stage in plan.stages.values()), plan.texts)
         # The stage, not the run folder: another application may use the folder's name.
         return str(weights_folder(plan.stages["unlearn"].path))
 

@@ -43,8 +43,17 @@ from expunge.pipeline.folder import (
     write_json,
 )
 from expunge.pipeline.forget_rows import forget_rows
+from expunge.pipeline.hashes import model_record
 from expunge.pipeline.known import known_scores, scores_hash
 from expunge.pipeline.measuring import Measuring
+from expunge.pipeline.redacting import (
+    refuse_caches_inside,
+    say_what_to_share,
+    shown_data,
+    shown_recipe,
+    take_texts_out,
+    telling_texts,
+)
 from expunge.pipeline.stages import Stage, StageStore
 from expunge.progress import say
 from expunge.recipe import Recipe, TrainPart, UnlearnPart
@@ -72,7 +81,12 @@ class RunResult:
 
 
 def run_recipe(
-    recipe: Recipe, out: str | Path, *, store: str | Path | None = None, data_root: str | None = None
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    store: str | Path | None = None,
+    data_root: str | None = None,
+    alone: bool = True,
 ) -> RunResult:
     """Run a recipe; what is already there is not made again, what was interrupted goes on.
 
@@ -81,6 +95,7 @@ def run_recipe(
         out: the run's folder: new, empty, or holding this run already.
         store: folder of the stages, ``<out>/stages`` by default; runs that share one share their stages.
         data_root: folder with published benchmark files, for benchmarks that take one.
+        alone: False for one run of several, which may still need what redaction takes away at the end.
 
     Raises:
         UserError: anything in the input that is wrong, before any work where it can be known.
@@ -88,11 +103,16 @@ def run_recipe(
     out = Path(out)
     check_recipe(recipe)
     claim_folder(out)
+    refuse_caches_inside(recipe, out)
     refuse_inside(out, {"model": recipe.model.path, "retain reference": recipe.retain_reference})
     stages = Path(store) if store else out / "stages"
     plan = Plan(recipe, load_data(recipe, data_root), StageStore(stages))
     with open_folder(out, stages=None if store else stages):
-        return plan.run(out)
+        result = plan.run(out)
+        if recipe.redact and alone:
+            take_texts_out((stage.path for stage in plan.stages.values()), plan.texts)
+            say_what_to_share(out, stages)
+        return result
 
 
 def load_data(recipe: Recipe, data_root: str | None = None) -> Benchmark:
@@ -147,6 +167,8 @@ class Plan:
             self.reference_print = scores_hash(self.reference) if self.reference else source_fingerprint(source)
         self.base_print = source_fingerprint(self.recipe.model.path)
         self.stages: dict[str, Stage] = {}
+        self.texts = telling_texts(self.recipe, self.benchmark)
+        """What no record shows, though it counts in the stages' keys."""
 
     def run(self, out: Path) -> RunResult:
         """Carry the stages out in order and gather the evidence in ``out``."""
@@ -290,7 +312,7 @@ class Plan:
 
     def stage(self, name: str, parts: Mapping[str, Any], build: Any, *, label: str = "", record: str = "") -> Stage:
         """Run a stage, and remember it under its name or ``record``."""
-        stage = self.store.run(name, parts, build, label=label)
+        stage = self.store.run(name, parts, build, label=label, hide=self.texts)
         self.stages[record or name] = stage
         return stage
 
@@ -299,7 +321,7 @@ class Plan:
         write_json(out / MANIFEST, {"kind": RUN, "status": "running"})
         for name in ("model", "adapter", KEPT):
             shutil.rmtree(out / name, ignore_errors=True)
-        for pattern in ("metrics*.json", "samples*.parquet", "log.jsonl", "report.html", REGION):
+        for pattern in ("metrics*.json", "samples*.parquet", "log.jsonl", "report.html", "certificate.*", REGION):
             for path in out.glob(pattern):
                 path.unlink()
         if result:
@@ -313,9 +335,11 @@ class Plan:
             for label in labels:
                 samples = self.stages[f"evaluate {label}"].path / "samples.parquet"
                 link_or_copy(samples, out / f"samples{suffix(label, labels)}.parquet")
-        recipe = yaml.safe_dump(plain(self.recipe.as_dict()), sort_keys=False)
+        recipe = yaml.safe_dump(plain(shown_recipe(self.recipe)), sort_keys=False)
         (out / "recipe.yaml").write_text(recipe, encoding="utf-8")
-        write_json(out / MANIFEST, plain({"kind": RUN, "status": "done", **self.provenance()}))
+        # By content, so that whoever holds the folder can tell whether these are still the weights that were measured.
+        made = {"result": {"sha256": model_record(weights_folder(result.path))["sha256"]}} if result else {}
+        write_json(out / MANIFEST, plain({"kind": RUN, "status": "done", **self.provenance(), **made}))
 
     def notes(self) -> list[str]:
         """What a reader of the report must know of this run."""
@@ -328,10 +352,13 @@ class Plan:
 
     def provenance(self) -> dict[str, Any]:
         """Everything that the result was made from."""
+        base, sets = self.recipe.model.path, self.benchmark
+        on_hub = resolve(base).hub_id is not None
         return {
-            "recipe": self.recipe.as_dict(),
-            "model": {"source": self.recipe.model.path, "sha256": self.base_print},
-            "data": {"origin": self.benchmark.origin, **self.benchmark.hashes()},
+            "recipe": shown_recipe(self.recipe),
+            "model": {"source": base, "on_hub": on_hub, "sha256": self.base_print},
+            "data": shown_data(self.recipe, sets),
+            "rows": {"forget": len(sets.forget), "retain": len(sets.retain), "holdout": len(sets.holdout)},
             "stages": {
                 name: {"key": stage.key, **{k: v for k, v in stage.facts.items() if k != "notes"}}
                 for name, stage in self.stages.items()

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from expunge.errors import UserError
 from expunge.parallel import from_first, process_number
 from expunge.pipeline.environment import peak_memory_gb
 from expunge.pipeline.folder import disk_errors
+from expunge.pipeline.redacting import without
 from expunge.progress import say
 from expunge.training.trainer import last_resume_point
 
@@ -83,10 +84,13 @@ class StageStore:
         # Adapters name their base by its path: it must hold wherever the next command is run from.
         self.root = root.absolute()
 
-    def run(self, name: str, parts: Mapping[str, Any], build: Build, *, label: str = "") -> Stage:
+    def run(
+        self, name: str, parts: Mapping[str, Any], build: Build, *, label: str = "", hide: Collection[str] = ()
+    ) -> Stage:
         """Return the stage with these parts, building it if it is not there.
 
-        In a process group all processes build together, and the first one keeps the result.
+        In a process group all processes build together, and the first one keeps the result. Texts in ``hide`` count in
+        the key like all others, and are left out where the parts are recorded.
 
         Raises:
             ResourceError: the disk is full; what was half-written is removed.
@@ -94,7 +98,7 @@ class StageStore:
         """
         if process_number() > 0:
             return self._follow(name, parts, build)
-        stage = self._lead(name, parts, build, label)
+        stage = self._lead(name, parts, build, label, hide)
         from_first((stage.facts, stage.reused))
         return stage
 
@@ -111,7 +115,7 @@ class StageStore:
         facts, reused = from_first(nothing)
         return Stage(name, key, stage_folder(self.root, name, key), facts, reused)
 
-    def _lead(self, name: str, parts: Mapping[str, Any], build: Build, label: str) -> Stage:
+    def _lead(self, name: str, parts: Mapping[str, Any], build: Build, label: str, hide: Collection[str]) -> Stage:
         key = stage_key(name, parts)
         final = stage_folder(self.root, name, key)
         title = label or name.replace("_", " ")
@@ -125,10 +129,12 @@ class StageStore:
                 from_first(True)
                 return Stage(name, key, final, done["facts"], reused=True)
             from_first(False)
-            facts = self._build(name, parts, build, final)
+            facts = self._build(name, parts, build, final, hide)
         return Stage(name, key, final, facts, reused=False)
 
-    def _build(self, name: str, parts: Mapping[str, Any], build: Build, final: Path) -> dict[str, Any]:
+    def _build(
+        self, name: str, parts: Mapping[str, Any], build: Build, final: Path, hide: Collection[str]
+    ) -> dict[str, Any]:
         work, partial = final.with_suffix(".work"), final.with_suffix(".partial")
         if partial.exists():
             shutil.rmtree(partial)
@@ -138,7 +144,8 @@ class StageStore:
         try:
             facts = dict(build(work, partial))
             facts |= {"stage_seconds": round(time.monotonic() - started, 2), "peak_memory_gb": peak_memory_gb()}
-            done = {"stage": name, "version": STAGE_VERSIONS[name], "parts": parts, "facts": facts}
+            shown = without(parts, hide) if hide else parts
+            done = {"stage": name, "version": STAGE_VERSIONS[name], "parts": shown, "facts": facts}
             text = json.dumps(done, indent=1, sort_keys=True, default=str)
             (partial / DONE).write_text(text, encoding="utf-8")
         except BaseException:

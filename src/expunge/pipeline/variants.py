@@ -15,11 +15,21 @@ from expunge.pipeline.checks import check_recipe
 from expunge.pipeline.comparing import compare_runs
 from expunge.pipeline.environment import environment
 from expunge.pipeline.folder import MANIFEST, VARIANTS, claim_folder, open_folder, write_json
+from expunge.pipeline.redacting import (
+    refuse_caches_inside,
+    say_what_to_share,
+    shown_recipe,
+    take_texts_out,
+    telling_texts,
+)
 from expunge.pipeline.run import RunResult, run_recipe
 from expunge.progress import say
 from expunge.recipe import Recipe, expand
 from expunge.reporting.content import Report, plain
 from expunge.reporting.html import write_report
+
+ANSWERS = "answers.md"
+"""The first answers of every variant, to be read."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,7 @@ def run_variants(
     for path in {variant.model.path for variant in recipes.values()}:
         source_fingerprint(path)  # a model that is not there is no single variant's failure
     claim_folder(out, VARIANTS)
+    refuse_caches_inside(recipe, out)
     stages = Path(store) if store else out / "stages"
     runs: dict[str, RunResult] = {}
     failed: dict[str, str] = {}
@@ -64,11 +75,15 @@ def run_variants(
         for number, (name, variant) in enumerate(recipes.items(), start=1):
             say(f"-- {name} ({number} of {len(recipes)})")
             try:
-                runs[name] = run_recipe(variant, out / name, store=stages, data_root=data_root)
+                runs[name] = run_recipe(variant, out / name, store=stages, data_root=data_root, alone=False)
             except (NonFiniteLossError, ResourceError, ModelError) as error:
                 failed[name] = str(error)
                 say(f"{name}: {error}")
         report = _write(recipe, out, runs, failed)
+        if recipe.redact:
+            folders = {stage.path for run in runs.values() for stage in run.stages.values()}
+            take_texts_out(folders, telling_texts(recipe))
+            say_what_to_share(out, stages)
     return VariantsResult(out, runs, failed, report)
 
 
@@ -78,8 +93,11 @@ def _write(recipe: Recipe, out: Path, runs: Mapping[str, RunResult], failed: Map
     if measured:
         report = compare_runs(measured)
         write_report(report, out / "report.html")
-        (out / "answers.md").write_text(_answers(runs), encoding="utf-8")
-    (out / "recipe.yaml").write_text(yaml.safe_dump(plain(recipe.as_dict()), sort_keys=False), encoding="utf-8")
+        if recipe.redact:
+            (out / ANSWERS).unlink(missing_ok=True)
+        else:
+            (out / ANSWERS).write_text(_answers(runs), encoding="utf-8")
+    (out / "recipe.yaml").write_text(yaml.safe_dump(plain(shown_recipe(recipe)), sort_keys=False), encoding="utf-8")
     facts = {name: _facts(run) for name, run in runs.items()}
     manifest = {"kind": VARIANTS, "status": "done", "variants": facts, "failed": dict(failed)}
     write_json(out / MANIFEST, plain({**manifest, "environment": environment()}))

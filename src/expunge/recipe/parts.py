@@ -239,6 +239,8 @@ class EvaluatePart:
     """Settings of single measures: ``{leak: {samples: 64}}``."""
     harness: dict[str, Any] = field(default_factory=dict)
     """Tasks of lm-evaluation-harness with its own settings: ``{tasks: [arc_easy, flat_zero_shot], limit: 100}``."""
+    redact: bool = False
+    """Write no text of any row, and nothing that a model said: ids and numbers alone, to be shared."""
 
     def __post_init__(self) -> None:
         _require(
@@ -353,6 +355,15 @@ class Recipe:
         """Whether it stands for several runs."""
         return bool(self.variants or self.matrix)
 
+    @property
+    def redact(self) -> bool:
+        """Whether no text of a row may be written down."""
+        return self.evaluate is not None and self.evaluate.redact
+
     def as_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, for YAML and hashing."""
-        return dataclasses.asdict(self)
+        content = dataclasses.asdict(self)
+        if self.evaluate and not self.redact:
+            # Off, it leaves no trace: what was kept before there was such a thing is found again.
+            del content["evaluate"]["redact"]
+        return content

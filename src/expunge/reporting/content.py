@@ -172,7 +172,8 @@ class Report:
         _refuse_repeats("model", self.models)
         _refuse_repeats("metric", [row.key for row in self.metrics])
         used = [(f"metric {row.key!r}", label) for row in self.metrics for label in row.cells]
-        used += [(f"answers to {pair.question[:40]!r}", label) for pair in self.pairs for label in pair.answers]
+        # By its number: a question to be forgotten has no place in a message.
+        used += [(f"answers, pair {n}", label) for n, pair in enumerate(self.pairs, 1) for label in pair.answers]
         used += [("scatter", point.label) for point in self.scatter]
         for where, label in used:
             if label not in self.models:

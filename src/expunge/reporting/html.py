@@ -66,19 +66,25 @@ def render_html(report: Report, comparison: ComparisonTable | None = None) -> st
     With ``comparison`` the page shows its paired differences too, as a figure and a table. All text is escaped.
     Without matplotlib the page says how to get the figures and shows all the rest.
     """
-    return _template().render(
-        report=report,
-        level=_LEVEL[report.verdict.level] if report.verdict else None,
-        groups=[(group, [_row_view(row, report) for row in report.rows() if row.group == group])
-                for group in report.groups],
-        moved=any(movement(row, report, model)[1] for row in report.metrics for model in report.models),
-        figures=_figures(report, comparison),
-        comparison=_comparison_view(comparison) if comparison else None,
-        no_figures=NO_FIGURES,
-        points=_points(report),
-        sets=_answer_sets(report),
-        provenance=plain(report.provenance),
-    )  # fmt: skip
+    return page_template().render(page_values(report, comparison))
+
+
+def page_values(report: Report, comparison: ComparisonTable | None = None) -> dict[str, Any]:
+    """What the page's template shows."""
+    return {
+        "report": report,
+        "level": _LEVEL[report.verdict.level] if report.verdict else None,
+        "groups": [
+            (group, [_row_view(row, report) for row in report.rows() if row.group == group]) for group in report.groups
+        ],
+        "moved": any(movement(row, report, model)[1] for row in report.metrics for model in report.models),
+        "figures": _figures(report, comparison),
+        "comparison": _comparison_view(comparison) if comparison else None,
+        "no_figures": NO_FIGURES,
+        "points": _points(report),
+        "sets": _answer_sets(report),
+        "provenance": plain(report.provenance),
+    }
 
 
 def write_report(report: Report, path: str | Path, comparison: ComparisonTable | None = None) -> Path:
@@ -107,9 +113,9 @@ def write_report(report: Report, path: str | Path, comparison: ComparisonTable |
 
 
 @cache
-def _template() -> Template:
-    """The page's template, every value escaped and every unknown name an error."""
-    from jinja2 import Environment, StrictUndefined
+def page_template(name: str = "template.html.j2") -> Template:
+    """A page's template, every value escaped and every unknown name an error."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     environment = Environment(
         autoescape=True,
@@ -118,9 +124,9 @@ def _template() -> Template:
         lstrip_blocks=True,
         # Text is rid of the characters HTML forbids on its way into the page; Markup, a subclass, is ours.
         finalize=lambda value: printable(value) if type(value) is str else value,
+        loader=FunctionLoader(lambda file: files("expunge.reporting").joinpath(file).read_text(encoding="utf-8")),
     )
-    source = files("expunge.reporting").joinpath("template.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(source)
+    return environment.get_template(name)
 
 
 def _row_view(row: MetricRow, report: Report) -> _RowView:

@@ -28,6 +28,8 @@ EMPTY_CAUTION = 0.05
 """A larger share of empty answers calls low forget scores into question."""
 MEMBERSHIP_GAP = 0.1
 """A membership AUC within this of the retain model's counts as no longer telling."""
+NOT_ATTACKED = "What an attacker could still recover was not tested here."
+"""The last sentence: where attacks were made too, they say it better."""
 
 _Values = Mapping[str, Mapping[str, Any]]
 _Read = Callable[[str, str], float | None]
@@ -116,7 +118,7 @@ def give_verdict(values: _Values, *, before: str, after: str, reference: str) ->
     )
     sentences = (
         *(check.text for check in (*forgetting, *utility, *fluency, *membership)),
-        "What an attacker could still recover was not tested here.",
+        NOT_ATTACKED,
     )
     return Verdict(level, headline, sentences)
 

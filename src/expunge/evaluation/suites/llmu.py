@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from expunge.errors import ModelError
+from expunge.errors import DataError, ModelError
 from expunge.evaluation.metrics import Columns
 from expunge.evaluation.metrics.llmu import (
     CHARACTERS,
@@ -81,8 +81,10 @@ def similarity_to_original(probe: Probe) -> Columns:
     if source is None:
         return {}
     # here, because the module of samples knows that of evaluation, which knows the suites
-    from expunge.evaluation.samples import read_texts
+    from expunge.evaluation.samples import read_texts, redacted_sets
 
+    if redacted_sets(Path(source)) is not None:
+        raise DataError(f"{source}: its answers were redacted; measure that model again without --redact")
     before = {record["id"]: record["generation"] for record in read_texts(Path(source)).get(probe.name, [])}
     asked = [number for number, row in enumerate(probe.rows) if before.get(row.id)]
     texts = [(probe.generations or ())[i] for i in asked]
