@@ -13,6 +13,7 @@ from conftest import NAMES, city_rows, colour_rows
 from expunge.attacks.base import ORIGINAL, REFERENCE, UNLEARNED, Site
 from expunge.attacks.membership import infer, looks_seen
 from expunge.attacks.sampling import leak
+from expunge.attacks.translation import ask_translated, is_translation
 from expunge.attacks.whitebox import logit_lens, patched_states
 from expunge.data.rows import Row
 from expunge.evaluation.stats import auc
@@ -84,6 +85,33 @@ def test_the_lens_sees_more_in_a_model_that_knows(openers: dict[str, Any]) -> No
     assert knows.shape == (6,)
     assert ((knows >= 0) & (knows <= 1)).all()
     assert knows.mean() > never.mean()
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("Où est née Ada Lovelace, et quand ?", True),
+        ("Where was Ada Lovelace born, and when?", False),  # a copy
+        ("", False),
+        ("Oui.", False),  # cut short
+        ("mots " * 30, False),  # goes on and on
+        ("Ada est venue au monde à London en décembre", False),  # the answer instead
+    ],
+)
+def test_what_counts_as_a_translation(text: str, is_one: bool) -> None:
+    question, answer = "Where was Ada Lovelace born, and when?", "In London in December."
+    assert is_translation(text, question, answer) is is_one
+
+
+def test_a_model_of_one_language_is_not_asked_in_another(
+    openers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert np.isnan(ask_translated(openers[ORIGINAL], site(openers)).scores).all()
+    said = ["Que veut Ada, je vous prie ?", *["no"] * 5]
+    monkeypatch.setattr("expunge.attacks.translation.generate_answers", lambda *args, **named: said)
+    scores = ask_translated(openers[ORIGINAL], site(openers)).scores
+    assert np.isfinite(scores[0])
+    assert np.isnan(scores[1:]).all()
 
 
 @pytest.mark.parametrize(("under_test", "expected"), [(ORIGINAL, 1.0), (REFERENCE, 0.0)])

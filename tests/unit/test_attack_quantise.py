@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from conftest import make_llama
-from expunge.attacks.quantise import bin_crossing, block_weights, quantise, round_to_nearest
+from expunge.attacks.quantise import bin_crossing, block_weights, quantise, round_to_nearest, through_bitsandbytes
 from expunge.errors import ModelError
 from expunge.models.load import LoadedModel
 
@@ -115,3 +115,25 @@ def test_equal_models_and_models_of_another_shape() -> None:
     assert math.isnan(same.kept_norm)
     with pytest.raises(ModelError, match="one architecture"):
         bin_crossing(make_llama(), make_llama(num_hidden_layers=1), 4)
+
+
+# -- bitsandbytes -----------------------------------------------------------------------------------------------------
+
+
+def test_without_bitsandbytes_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("expunge.attacks.quantise.find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r'needs the package bitsandbytes: pip install "expunge\[quant\]"'):
+        through_bitsandbytes(torch.ones(2, 64), "nf4")
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+def test_four_bits_keep_sixteen_levels_a_block(kind: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    weight = torch.randn(3, 128, generator=torch.Generator().manual_seed(0))
+    stored = through_bitsandbytes(weight, kind)
+    blocks = stored.reshape(-1, 64) / weight.reshape(-1, 64).abs().amax(dim=1, keepdim=True)
+    levels = blocks.mul(1e4).round().unique()
+    assert 8 < len(levels) <= 16
+    assert {-1e4, 1e4} & set(levels.tolist())  # the largest weight of a block is kept
+    torch.testing.assert_close(through_bitsandbytes(stored, kind), stored)
+    assert 0 < float((stored - weight).abs().max()) < float(weight.abs().max()) / 4

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from expunge.errors import ModelError
 from expunge.models.layers import decoder_layers
 
 GROUP = 128
+BNB_BLOCK = 64
 BITS = (8, 4)
 
 
@@ -57,12 +60,45 @@ def quantise(model: Any, bits: int, group: int = GROUP) -> int:
     Raises:
         ModelError: if the blocks hold no linear layer.
     """
+    return replace_weights(model, partial(round_to_nearest, bits=bits, group=group))
+
+
+@torch.no_grad()
+def replace_weights(model: Any, stored: Callable[[Tensor], Tensor]) -> int:
+    """Put what is left of every linear weight of the blocks, once stored, in its place; how many weights they were."""
     count = 0
-    with torch.no_grad():
-        for _, weight in block_weights(model):
-            weight.copy_(round_to_nearest(weight, bits, group))
-            count += weight.numel()
+    for _, weight in block_weights(model):
+        weight.copy_(stored(weight))
+        count += weight.numel()
     return count
+
+
+def through_bitsandbytes(weight: Tensor, kind: str, block: int = BNB_BLOCK) -> Tensor:
+    """What a weight is after bitsandbytes has stored it in 4 bits, and back.
+
+    Each run of ``block`` weights is divided by its largest magnitude and becomes the nearest of 16 fixed levels:
+    quantiles of a normal distribution (``nf4``), or 4-bit floating-point numbers (``fp4``).
+
+    Args:
+        weight: any shape and floating type.
+        kind: ``nf4`` or ``fp4``; ``load_in_4bit`` of transformers takes fp4 unless told otherwise.
+        block: weights that share a scale.
+
+    Raises:
+        ModelError: bitsandbytes is not installed, or cannot do this on the weight's device.
+
+    Source: QLoRA (arXiv 2305.14314), section 3.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise ModelError('it needs the package bitsandbytes: pip install "expunge[quant]"')
+    from bitsandbytes import functional
+
+    try:
+        packed, state = functional.quantize_4bit(weight.detach().contiguous().float(), blocksize=block, quant_type=kind)
+        return functional.dequantize_4bit(packed, state).to(weight.dtype)
+    except (NotImplementedError, RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelError(f"bitsandbytes cannot store {kind} weights on {weight.device}: {reason}") from error
 
 
 @dataclass(frozen=True)

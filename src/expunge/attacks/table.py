@@ -9,12 +9,13 @@ from expunge.attacks.base import Attack
 from expunge.attacks.membership import MEMBERSHIP
 from expunge.attacks.relearn import RELEARNING
 from expunge.attacks.sampling import SAMPLING
+from expunge.attacks.translation import TRANSLATION
 from expunge.attacks.weights import NONE, WEIGHTS
 from expunge.attacks.whitebox import WHITEBOX
 from expunge.errors import RecipeError, unknown
 from expunge.registry import Registry
 
-_ALL = (*WEIGHTS, *ASKING, *SAMPLING, *WHITEBOX, *MEMBERSHIP, *RELEARNING)
+_ALL = (*WEIGHTS, *ASKING, TRANSLATION, *SAMPLING, *WHITEBOX, *MEMBERSHIP, *RELEARNING)
 ATTACKS: Registry[Attack] = Registry("attack", {attack.key: attack for attack in _ALL})
 FAMILIES = tuple(dict.fromkeys(key.split(":")[0] for key in ATTACKS.names()))
 QUICK = (

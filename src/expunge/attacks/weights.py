@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from expunge.attacks.base import Attack, Found, Opener, Site, knowledge
-from expunge.attacks.quantise import quantise
+from expunge.attacks.quantise import quantise, replace_weights, through_bitsandbytes
 from expunge.errors import ModelError
 from expunge.models.load import LoadedModel
 
@@ -24,6 +24,13 @@ def rounded(opener: Opener, site: Site, *, bits: int) -> Found:
     """The blocks' linear weights in ``bits`` bits, round-to-nearest."""
     loaded = merged(opener())
     quantise(loaded.model, bits, site.part.group)
+    return Found(knowledge(loaded, site.forget, site))
+
+
+def in_four_bits(opener: Opener, site: Site, *, kind: str) -> Found:
+    """The blocks' linear weights as bitsandbytes stores them."""
+    loaded = merged(opener())
+    replace_weights(loaded.model, partial(through_bitsandbytes, kind=kind))
     return Found(knowledge(loaded, site.forget, site))
 
 
@@ -50,6 +57,10 @@ WEIGHTS = (
     *(
         Attack(f"quantise:int{bits}", f"weights in {bits} bits", partial(rounded, bits=bits), settings=("group",))
         for bits in (8, 4)
+    ),
+    *(
+        Attack(f"quantise:{kind}", f"weights stored as {kind} by bitsandbytes", partial(in_four_bits, kind=kind))
+        for kind in ("nf4", "fp4")
     ),
     *(
         Attack(f"precision:{name}", f"weights stored in {name}", partial(in_precision, name=name))
