@@ -277,3 +277,46 @@ def test_names_stand_for_families() -> None:
     assert [a.key for a in attacks_named(["quantise", "quantise:int4"])] == ["none", *kinds]
     assert len(attacks_named(["all"])) == 1 + len(ATTACKS.names())
     assert attacks_named(["prompts:few-shot"])[1].key == "prompts:few_shot"
+
+
+# -- in a recipe ------------------------------------------------------------------------------------------------------
+
+
+def test_a_recipe_attacks_what_it_made(tmp_path: Path, data: dict[str, Path], model_folder: Path) -> None:
+    part = {"attacks": ["precision:bf16", "quantise:int8"], "num_resamples": 50}
+    run = run_of(tmp_path / "run", model_folder, data, attack=part)
+    found = json.loads((run / "attacks" / "attacks.json").read_text())
+    assert set(by_key(found)) == {"none", "precision:bf16", "quantise:int8"}
+    assert set(by_key(found)["none"]["means"]) == {"unlearned", "original", "reference"}
+    assert (run / "attacks" / "report.html").is_file()
+    # The verb finds the same models, and so the same stages would serve.
+    done = cli("attack", run, "--with", "precision:bf16", *FEW, "--out", tmp_path / "a", "--json")
+    assert by_key(json.loads(done.out))["precision:bf16"] == by_key(found)["precision:bf16"]
+    # And a certificate counts them without being told.
+    (audit,) = json.loads(expunge.certify(run).file.read_text())["attacks"]["audits"]
+    assert [one["attack"] for one in audit["tried"]] == ["none", "precision:bf16", "quantise:int8"]
+
+
+def test_attacks_of_a_recipe_leave_no_trace_where_there_are_none(
+    tmp_path: Path, data: dict[str, Path], model_folder: Path
+) -> None:
+    run = run_of(tmp_path / "run", model_folder, data)
+    assert not (run / "attacks").exists()
+    assert "attack" not in (run / "recipe.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"attack": {"attacks": ["quantize:int3"]}}, "unknown attack 'quantize:int3'"),
+        ({"attack": {"attack": []}}, r"unknown key 'attack.attack' \(did you mean 'attacks'\?\)"),
+        ({"attack": {"scope": {"kind": "lora", "rnk": 3}}}, "unexpected keyword argument 'rnk'"),
+        ({"attack": {}, "unlearn": None, "evaluate": {}}, "attack: the recipe unlearns nothing"),
+    ],
+)
+def test_mistakes_of_an_attack_part(
+    tmp_path: Path, data: dict[str, Path], model_folder: Path, parts: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        run_of(tmp_path / "run", model_folder, data, **parts)
+    assert not (tmp_path / "run").exists()

@@ -11,7 +11,7 @@ from expunge.benchmarks.base import Benchmark, with_probes_of
 from expunge.benchmarks.table import load_benchmark
 from expunge.data.rows import Row
 from expunge.errors import DataError, RecipeError
-from expunge.pipeline.run import load_data
+from expunge.pipeline.loading import load_data
 from expunge.recipe import parse_recipe
 
 DATA = Path(os.environ.get("EXPUNGE_DATA", Path(__file__).parents[2].parent / "shared" / "data"))

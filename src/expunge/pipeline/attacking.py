@@ -16,7 +16,7 @@ import numpy as np
 from expunge.attacks.base import ORIGINAL, REFERENCE, UNLEARNED, Attack, Found, Site
 from expunge.attacks.outcome import Durability, Estimate, Levels, Outcome, durability, outcome, still_known
 from expunge.attacks.relearn import area_under, steps_to_half
-from expunge.attacks.table import attacks_named
+from expunge.attacks.table import QUICK, attacks_named
 from expunge.attacks.weights import NONE
 from expunge.benchmarks.base import AnswerLimit, Benchmark
 from expunge.data.rows import rows_hash
@@ -25,7 +25,7 @@ from expunge.models.load import load_model, pick_device, source_fingerprint
 from expunge.pipeline.checks import check_recipe
 from expunge.pipeline.environment import environment
 from expunge.pipeline.folder import ATTACKS, MANIFEST, claim_folder, open_folder, refuse_inside, write_json
-from expunge.pipeline.run import load_data
+from expunge.pipeline.loading import load_data
 from expunge.pipeline.stages import StageStore
 from expunge.progress import say
 from expunge.recipe import AttackPart, Recipe
@@ -69,35 +69,37 @@ class Audit:
 
 def attack_model(
     model: str | Path,
-    names: Sequence[str],
     recipe: Recipe,
     part: AttackPart,
     out: Path,
     *,
     original: str | Path | None = None,
     reference: str | Path | None = None,
+    benchmark: Benchmark | None = None,
+    store: StageStore | None = None,
     data_root: str | None = None,
 ) -> Audit:
     """Try every attack on every model (kept by content: the same call does nothing twice), and judge.
 
     Args:
         model: the unlearned model.
-        names: attacks, families or ``all``.
         recipe: its ``model``, ``data`` and ``seed`` parts say how models are loaded and which rows are asked.
-        part: how hard to attack.
+        part: by what to attack, and how hard.
         out: folder for the result.
         original: the model before unlearning.
         reference: a model that never saw the forget rows: the control for attacks that tell the answer.
+        benchmark: the rows, where they are loaded already.
+        store: of the stages; below ``out`` by default.
         data_root: folder with published benchmark files.
 
     Raises:
         UserError: anything in the input that is wrong.
     """
-    attacks = attacks_named(names)
+    attacks = attacks_named(part.attacks or QUICK)
     check_recipe(recipe)
     make_scope(part.scope)
     claim_folder(out, ATTACKS)
-    site = _site(load_data(recipe, data_root), part, recipe.seed)
+    site = _site(benchmark or load_data(recipe, data_root), part, recipe.seed)
     given = {UNLEARNED: model, ORIGINAL: original, REFERENCE: reference}
     sources = {role: str(source) for role, source in given.items() if source is not None}
     refuse_inside(out, sources)
@@ -106,7 +108,7 @@ def attack_model(
     notes = _notes(sources, prints)
     for note in notes:
         say(f"note: {note}")
-    store = StageStore(out / "stages")
+    store = store or StageStore(out / "stages")
     with open_folder(out, ATTACKS, stages=store.root):
         found = {attack.key: _everywhere(attack, sources, prints, site, recipe, store) for attack in attacks}
         audit = _judge(out, attacks, found, site, notes)

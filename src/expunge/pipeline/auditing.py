@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from expunge.attacks.table import QUICK
+from expunge.benchmarks.base import Benchmark
 from expunge.errors import RecipeError, UserError, unknown
 from expunge.models.load import pick_device
 from expunge.pipeline.attack_report import attack_report
 from expunge.pipeline.attacking import Audit, attack_model
 from expunge.pipeline.folder import read_manifest
+from expunge.pipeline.known import may_be_model
 from expunge.pipeline.run_models import RunModels, run_models
-from expunge.recipe import parse_attack, parse_recipe
+from expunge.pipeline.stages import StageStore
+from expunge.recipe import AttackPart, Recipe, parse_attack, parse_recipe
 from expunge.reporting.content import Report
 from expunge.reporting.html import write_report
 
@@ -25,6 +28,8 @@ DEPTHS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 """Attacks, and how hard each is tried."""
 MORE_STEPS = [200, 500]
 """Further steps of relearning in a full audit on an accelerator."""
+BELOW = "attacks"
+"""Where the attacks of a run lie, below its folder."""
 
 
 def audit(
@@ -68,13 +73,44 @@ def audit(
     )
     if depth == "full" and pick_device(recipe.model.device).type != "cpu":
         effort = {**effort, "steps": [*effort["steps"], *MORE_STEPS]}
-    part = parse_attack({**(effort if depth else {}), **settings})
+    part = parse_attack({"attacks": list(names), **(effort if depth else {}), **settings})
     if run:
         original, reference = original or run.original, reference or run.reference
-    found = attack_model(model, names, recipe, part, out, original=original, reference=reference, data_root=data_root)
-    page = attack_report(found, read_manifest(out) or {})
-    write_report(page, out / "report.html")
-    return found, page
+    found = attack_model(model, recipe, part, out, original=original, reference=reference, data_root=data_root)
+    return found, _page(found)
+
+
+def audit_run(
+    recipe: Recipe, benchmark: Benchmark, store: StageStore, model: Path, *, original: Path | None,
+    reference: Path | None, out: Path,
+) -> Audit:  # fmt: skip
+    """Attack what a run made, as its recipe says, and write the page; all below the run's ``attacks``.
+
+    Args:
+        recipe: with an attack part.
+        benchmark: its rows.
+        store: the run's: what other runs attacked is kept.
+        model: weights of the unlearned model.
+        original: of the target; None if the run started from the recipe's model.
+        reference: of the retain model; None where the recipe may name one.
+        out: the run's folder.
+    """
+    part = recipe.attack or AttackPart()
+    control: str | Path | None = reference
+    if recipe.retain_reference not in ("train", "none") and may_be_model(Path(recipe.retain_reference).expanduser()):
+        control = recipe.retain_reference
+    audit = attack_model(
+        model, recipe, part, out / BELOW, original=original or recipe.model.path, reference=control,
+        benchmark=benchmark, store=store,
+    )  # fmt: skip
+    _page(audit)
+    return audit
+
+
+def _page(found: Audit) -> Report:
+    page = attack_report(found, read_manifest(found.folder) or {})
+    write_report(page, found.folder / "report.html")
+    return page
 
 
 def _data(

@@ -16,6 +16,7 @@ from expunge.errors import UserError
 from expunge.methods.table import Composition, compose
 from expunge.models.guards import GUARD_FILE
 from expunge.models.load import BUILTIN_MODEL
+from expunge.pipeline.auditing import BELOW
 from expunge.pipeline.certificate_file import DIGEST, NAME, PAGE, SCHEMA, digest, write_files
 from expunge.pipeline.certified_evidence import attacked, measured, verdict_on_both
 from expunge.pipeline.environment import environment
@@ -86,7 +87,7 @@ def certify_run(run: str | Path, *, attacks: Sequence[str | Path] = (), out: str
 
     Args:
         run: its folder.
-        attacks: folders of ``expunge attack`` on this run's very model.
+        attacks: folders of ``expunge attack`` on this run's very model; the run's own attacks always count.
         out: folder for both files; the run's own by default.
 
     Raises:
@@ -94,7 +95,8 @@ def certify_run(run: str | Path, *, attacks: Sequence[str | Path] = (), out: str
             are of another model.
     """
     found = _finished(run)
-    content = _content(found, attacks)
+    own = found.folder / BELOW
+    content = _content(found, [*([own] if read_manifest(own) else []), *attacks])
     folder = Path(out).expanduser() if out is not None else found.folder
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     write_files(folder, {NAME: text, PAGE: render_certificate(content)})

@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from expunge.attacks.table import QUICK, attacks_named
 from expunge.benchmarks.table import BENCHMARKS, benchmark_options
 from expunge.errors import RecipeError, UserError, nearest
 from expunge.evaluation.judges import check_judges
@@ -49,6 +50,7 @@ def check_recipe(recipe: Recipe) -> None:
         partial(_check_merge, recipe),
         partial(_check_benchmarks, recipe.data),
         partial(_check_measures, recipe.evaluate),
+        partial(_check_attack, recipe),
         partial(check_redaction, recipe),
         *(partial(_check_tracker, part.track) for part in (recipe.finetune, recipe.unlearn) if part),
     ]
@@ -77,6 +79,15 @@ def _check_variants(recipe: Recipe) -> None:
 def _check_purpose(recipe: Recipe) -> None:
     if not (recipe.finetune or recipe.unlearn or recipe.evaluate):
         raise RecipeError("the recipe does nothing: give it a finetune, unlearn or evaluate part")
+
+
+def _check_attack(recipe: Recipe) -> None:
+    if recipe.attack is None:
+        return
+    attacks_named(recipe.attack.attacks or QUICK)
+    make_scope(recipe.attack.scope)
+    if recipe.unlearn is None:
+        raise RecipeError("attack: the recipe unlearns nothing; give it an unlearn part, or use `expunge attack`")
 
 
 def _check_numbers(content: Mapping[str, Any]) -> None:

@@ -47,6 +47,7 @@ from expunge.pipeline.folder import (
 )
 from expunge.pipeline.harnessing import harness_stage, read_harness
 from expunge.pipeline.known import known_scores
+from expunge.pipeline.loading import load_data
 from expunge.pipeline.redacting import (
     refuse_caches_inside,
     say_what_to_share,
@@ -54,7 +55,6 @@ from expunge.pipeline.redacting import (
     shown_recipe,
     telling_texts,
 )
-from expunge.pipeline.run import load_data
 from expunge.pipeline.stages import Stage, StageStore
 from expunge.progress import say
 from expunge.recipe import Recipe

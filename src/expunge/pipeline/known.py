@@ -27,7 +27,7 @@ def known_scores(source: str | Path) -> Scores | None:
         if (path / name).is_file():
             return read_scores(path / name)
     if path.exists():
-        return None if _may_be_model(path) else read_peer_log(path).scores
+        return None if may_be_model(path) else read_peer_log(path).scores
     if str(source) == BUILTIN_MODEL:
         return None
     if str(source).count("/") == 1 and path.suffix not in {".json", ".jsonl", ".parquet", ".gguf"}:  # perhaps a Hub id
@@ -36,7 +36,8 @@ def known_scores(source: str | Path) -> Scores | None:
     raise UserError(f"reference {source}: no such run, model or open-unlearning log{hint}")
 
 
-def _may_be_model(path: Path) -> bool:
+def may_be_model(path: Path) -> bool:
+    """Whether something that lies on disk holds a model: a folder, a run or an adapter."""
     if path.suffix == ".gguf" or any((path / name).is_file() for name in _MODEL_FILES):
         return True
     return read_manifest(path) is not None and any((path / name).is_dir() for name in ("model", "adapter"))

@@ -11,7 +11,7 @@ from expunge.errors import RecipeError, UserError, unknown
 from expunge.methods.table import compose
 from expunge.models.load import load_model
 from expunge.pipeline.checks import check_recipe
-from expunge.pipeline.run import load_data
+from expunge.pipeline.loading import load_data
 from expunge.recipe import parse_recipe
 from expunge.scopes.region import LocatedScope
 from expunge.scopes.region_file import Region, read_region

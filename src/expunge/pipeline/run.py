@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,9 +11,7 @@ from typing import Any
 
 import yaml
 
-from expunge.benchmarks.base import Benchmark, with_probes_of
-from expunge.benchmarks.table import benchmark_options, load_benchmark
-from expunge.data.overlap import DataWarning
+from expunge.benchmarks.base import Benchmark
 from expunge.data.rows import Row, rows_hash
 from expunge.data.views import VIEWS
 from expunge.errors import RecipeError
@@ -22,6 +19,8 @@ from expunge.evaluation.metrics import Scores
 from expunge.methods.table import Composition, compose
 from expunge.models.guards import make_guard, remember_guard
 from expunge.models.load import LoadedModel, let_go, load_model, pick_device, resolve, source_fingerprint
+from expunge.pipeline.attacking import Audit
+from expunge.pipeline.auditing import audit_run
 from expunge.pipeline.checks import check_recipe
 from expunge.pipeline.environment import environment
 from expunge.pipeline.evidence import (
@@ -45,6 +44,7 @@ from expunge.pipeline.folder import (
 from expunge.pipeline.forget_rows import forget_rows
 from expunge.pipeline.hashes import model_record
 from expunge.pipeline.known import known_scores, scores_hash
+from expunge.pipeline.loading import load_data
 from expunge.pipeline.measuring import Measuring
 from expunge.pipeline.redacting import (
     refuse_caches_inside,
@@ -78,6 +78,8 @@ class RunResult:
     """By model (``before``, ``after``, ``retain model``), then by metric key."""
     report: Any
     """The :class:`~expunge.reporting.content.Report`, or None if nothing was evaluated."""
+    audit: Audit | None = None
+    """What attacks found, where the recipe has an attack part."""
 
 
 def run_recipe(
@@ -109,29 +111,13 @@ def run_recipe(
     plan = Plan(recipe, load_data(recipe, data_root), StageStore(stages))
     with open_folder(out, stages=None if store else stages):
         result = plan.run(out)
+        if recipe.attack and (after := plan.weights("unlearn")):
+            others = {"original": plan.weights("target"), "reference": plan.weights("retain_model")}
+            result = replace(result, audit=audit_run(recipe, plan.benchmark, plan.store, after, out=out, **others))
         if recipe.redact and alone:
             take_texts_out((stage.path for stage in plan.stages.values()), plan.texts)
             say_what_to_share(out, stages)
         return result
-
-
-def load_data(recipe: Recipe, data_root: str | None = None) -> Benchmark:
-    """The recipe's benchmark, with the probes of those that are measured too; its warnings become one line each."""
-
-    def load(spec: str, options: Mapping[str, Any]) -> Benchmark:
-        root = {"root": data_root} if data_root and "root" in benchmark_options(spec) else {}
-        return load_benchmark(spec, **{**root, **options})
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", DataWarning)
-        benchmark = load(recipe.data.benchmark, recipe.data.options)
-        for spec, options in recipe.data.also.items():
-            benchmark = with_probes_of(benchmark, load(spec, options))
-    for warning in caught:
-        say(f"warning: {warning.message}")
-    for note in benchmark.notes:
-        say(f"note: {note}")
-    return benchmark
 
 
 @dataclass
@@ -315,6 +301,10 @@ class Plan:
         stage = self.store.run(name, parts, build, label=label, hide=self.texts)
         self.stages[record or name] = stage
         return stage
+
+    def weights(self, name: str) -> Path | None:
+        """The weights that a stage made; None where there was no such stage."""
+        return weights_folder(self.stages[name].path) if name in self.stages else None
 
     def _gather(self, out: Path, result: Stage | None, evidence: Stage | None) -> None:
         """Put everything where users look for it; what an earlier run left here goes."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from expunge.errors import UserError
 from expunge.pipeline.folder import RUN, read_manifest, weights_folder
+from expunge.pipeline.known import may_be_model
 from expunge.pipeline.stages import is_finished, stage_folder
 from expunge.recipe import Recipe, parse_recipe
 
@@ -38,8 +39,9 @@ def run_models(source: str | Path) -> RunModels | None:
     stages = manifest.get("stages", {})
     original = _made(folder, stages, "target") if recipe.finetune else recipe.model.path
     reference = _made(folder, stages, "retain_model")
-    if recipe.retain_reference not in ("train", "none"):
-        reference = recipe.retain_reference
+    named = recipe.retain_reference
+    if named not in ("train", "none") and may_be_model(Path(named).expanduser()):  # a log has no weights to attack
+        reference = named
     return RunModels(recipe, original, reference)
 
 

@@ -14,6 +14,7 @@ LEFT_OUT = "left out"
 _NAMED = frozenset({
     "kind", "method", "forget_term", "retain_term", "term", "view", "how", "unit", "base", "refresh", "pool",
     "published", "labels", "gate", "quant_type", "majority_sign", "target_modules", "pattern", "schedule", "optimizer",
+    "attacks",
 })  # fmt: skip
 """Fields whose texts are names in a table of ours, words of a closed list, or names of a model's own parts."""
 _PUBLIC = re.compile(r"built in|[\w.-]+/[\w.-]+@[0-9a-f]{40}(/[\w.-]+)*")

@@ -255,10 +255,12 @@ class EvaluatePart:
 
 @dataclass(frozen=True, kw_only=True)
 class AttackPart:
-    """How hard a model is attacked."""
+    """By what a model is attacked, and how hard."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
+    attacks: list[str] = field(default_factory=list)
+    """Attacks, families or ``all``; none named: those of ``--quick``."""
     steps: list[int] = field(default_factory=lambda: [20, 50, 100])
     """Optimiser steps of relearning after which is looked, ascending; the last ends it."""
     lr: float = 2e-5
@@ -311,7 +313,7 @@ _NO_AXIS = ("name", "variants", "matrix")
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One run: finetune, retain reference, unlearn, evaluate, report."""
+    """One run: finetune, retain reference, unlearn, evaluate, report, attack."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -329,6 +331,8 @@ class Recipe:
     """Absent: the run ends with the target model."""
     evaluate: EvaluatePart | None = None
     """Absent: nothing is measured."""
+    attack: AttackPart | None = None
+    """Absent: the unlearned model is not attacked."""
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Runs that differ in their unlearn part alone, by name: ``{npo: {method: npo}, ga: {method: ga, lr: 1e-5}}``."""
     matrix: dict[str, list[Any]] = field(default_factory=dict)
@@ -366,4 +370,6 @@ class Recipe:
         if self.evaluate and not self.redact:
             # Off, it leaves no trace: what was kept before there was such a thing is found again.
             del content["evaluate"]["redact"]
+        if self.attack is None:
+            del content["attack"]
         return content

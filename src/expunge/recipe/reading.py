@@ -112,6 +112,7 @@ def _fields_at(path: list[str], whole: type) -> list[str]:
         "finetune": FinetunePart,
         "unlearn": UnlearnPart,
         "evaluate": EvaluatePart,
+        "attack": AttackPart,
         "budget": BudgetPart,
     }
     owner = next((parts[step] for step in reversed(path) if step in parts), whole)
