@@ -97,6 +97,7 @@ def test_every_attack_from_end_to_end(
     assert json.loads((tmp_path / "a" / "attacks.json").read_text()) == found
 
 
+@pytest.mark.slow
 def test_the_same_call_does_nothing_twice(
     tmp_path: Path, data: dict[str, Path], unlearned: Path, memorised_folder: Path
 ) -> None:
@@ -113,6 +114,7 @@ def test_the_same_call_does_nothing_twice(
     assert any("no --reference" in note for note in again["notes"])
 
 
+@pytest.mark.slow
 def test_another_learning_rate_costs_only_the_relearning(
     tmp_path: Path, data: dict[str, Path], unlearned: Path
 ) -> None:
@@ -175,6 +177,7 @@ def test_what_an_attack_lacks_is_said_and_costs_no_other(
     assert "means" in found["quantise:int8"]
 
 
+@pytest.mark.slow
 def test_an_unchanged_model_is_not_durable(
     tmp_path: Path, data: dict[str, Path], memorised_folder: Path, model_folder: Path
 ) -> None:
@@ -207,6 +210,7 @@ def run_of(path: Path, model: Path, data: dict[str, Path], **parts: Any) -> Path
     return path
 
 
+@pytest.mark.slow
 def test_a_run_knows_its_rows_its_original_and_its_retain_model(
     tmp_path: Path, data: dict[str, Path], model_folder: Path
 ) -> None:
@@ -229,6 +233,7 @@ def test_a_run_knows_its_rows_its_original_and_its_retain_model(
     assert other["reference"] == models["reference"]
 
 
+@pytest.mark.slow
 def test_a_run_without_finetuning_started_from_its_model(
     tmp_path: Path, data: dict[str, Path], model_folder: Path
 ) -> None:
@@ -282,6 +287,7 @@ def test_names_stand_for_families() -> None:
 # -- in a recipe ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_recipe_attacks_what_it_made(tmp_path: Path, data: dict[str, Path], model_folder: Path) -> None:
     part = {"attacks": ["precision:bf16", "quantise:int8"], "num_resamples": 50}
     run = run_of(tmp_path / "run", model_folder, data, attack=part)

@@ -16,6 +16,8 @@ from command_line import NAMES, cli, done, write_jsonl
 from conftest import make_llama, save_model
 from expunge.attacks.table import ATTACKS
 
+pytestmark = pytest.mark.slow
+
 # Words that stand nowhere but in the rows and in the names of the user's own files.
 FORGET = ("vrondax", "wubbeline", "quorfetz", "blimzat", "yorvinda", "krelshmup")
 RETAIN = ("tegruwol", "snarvipole", "ombrezak", "fildurga", "hixwomble", "prantobex")

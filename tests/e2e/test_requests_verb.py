@@ -52,6 +52,7 @@ def weights(path: str) -> dict[str, torch.Tensor]:
     return dict(load_model(path, max_length=64).model.named_parameters())
 
 
+@pytest.mark.slow
 def test_from_the_first_word_to_the_page(tmp_path: Path, files: dict[str, Path], memorised_folder: Path) -> None:
     ledger = tmp_path / "ledger"
 
@@ -81,6 +82,7 @@ def test_from_the_first_word_to_the_page(tmp_path: Path, files: dict[str, Path],
     assert "Ada" not in (ledger / "ledger.sqlite").read_text(errors="ignore")
 
 
+@pytest.mark.slow
 def test_a_chain_goes_on_from_where_the_last_request_ended(requests: Requests) -> None:
     first, second = requests.run(settings=NPO)
     base = requests.ledger.facts()["model_hash"]
@@ -90,6 +92,7 @@ def test_a_chain_goes_on_from_where_the_last_request_ended(requests: Requests) -
     assert requests.run(settings=NPO) == ()
 
 
+@pytest.mark.slow
 def test_a_chain_of_adapters_is_taken_up_into_the_weights(requests: Requests) -> None:
     part = {**NPO, "scope": {"kind": "lora", "rank": 2}}
     first, second = requests.run(settings=part)
@@ -103,6 +106,7 @@ def test_batched_requests_are_one_application(requests: Requests) -> None:
     assert states(requests) == ["applied", "applied"]
 
 
+@pytest.mark.slow
 def test_merged_changes_add_up(requests: Requests) -> None:
     first, second = requests.run(settings=NPO, strategy="merge")
     base = requests.models().base
@@ -157,6 +161,7 @@ def test_cut_off_between_training_and_the_ledger_it_is_recorded_once(
     assert [a.requests for a in requests.ledger.applications()] == [(1,), (2,)]
 
 
+@pytest.mark.slow
 def test_revoking_undoes_what_was_trained_on_top(requests: Requests) -> None:
     first, _ = requests.run(settings=NPO)
     requests.revoke(1)
@@ -185,6 +190,7 @@ def test_a_file_of_rows_to_keep_does_not_teach_what_a_later_request_forgets(
     assert {row.answer for row in kept_rows(everything)} == {row.answer for row in city_rows()}
 
 
+@pytest.mark.slow
 def test_rows_that_changed_are_refused_and_rows_that_are_gone_left_out(
     requests: Requests, files: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -200,6 +206,7 @@ def test_rows_that_changed_are_refused_and_rows_that_are_gone_left_out(
     assert [one.name for one in audit.asked] == ["request 2", "general"]
 
 
+@pytest.mark.slow
 def test_a_new_request_costs_only_its_own_cells(requests: Requests, capsys: pytest.CaptureFixture[str]) -> None:
     requests.run(settings=NPO)
     audit_requests(requests)
@@ -208,6 +215,7 @@ def test_a_new_request_costs_only_its_own_cells(requests: Requests, capsys: pyte
     assert capsys.readouterr().err.count("kept from before") == 3 * 4
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_those_recorded_are_found(requests: Requests) -> None:
     first, _ = requests.run(settings=NPO)
     path = requests.ledger.folder / first.result / "config.json"
