@@ -70,7 +70,7 @@ def would_make(
     """Which stages a recipe would make beside the finished run, without making them: the finished ones stand in."""
     done = {f"{stage.name}-{stage.key}" for stage in result.stages.values()}
 
-    def look(self: StageStore, name: str, parts: Mapping[str, Any], build: Any, *, label: str = "") -> Stage:
+    def look(self: StageStore, name: str, parts: Mapping[str, Any], build: Any, *, label: str = "", **_: Any) -> Stage:
         key = stage_key(name, parts)
         return replace(result.stages[label or name], key=key, reused=f"{name}-{key}" in done)
 

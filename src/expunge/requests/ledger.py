@@ -228,7 +228,9 @@ class Ledger:
     def only_runner(self) -> Iterator[None]:
         """Keep a second process from carrying out the same requests; UserError if one does."""
         self._must_exist()
-        with self._file_errors(), open(self.folder / "run.lock", "w") as stream:
+        with self._file_errors():
+            stream = open(self.folder / "run.lock", "w")  # noqa: SIM115 - closed below, outside what is caught here
+        with stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
