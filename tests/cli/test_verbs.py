@@ -104,6 +104,7 @@ def test_an_adapter_loads_with_peft_transformers_and_us(
     assert config["base_model_name_or_path"] == str(memorised_folder.resolve())
 
 
+@pytest.mark.slow
 def test_an_adapter_on_a_finetuned_model_names_a_durable_base(
     model_folder: Path, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +124,7 @@ def test_an_adapter_on_a_finetuned_model_names_a_durable_base(
     assert torch.equal(logits(expunge.load(tmp_path / "out").model), expected)
 
 
+@pytest.mark.slow
 def test_unlearning_what_an_adapter_learnt_keeps_what_it_learnt(
     finetuned: tuple[Path, Outcome], model_folder: Path, data: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -203,6 +205,7 @@ def test_an_evaluation_serves_as_a_reference(
     assert found["retain model"] == evaluated[1].data["retain model"]
 
 
+@pytest.mark.slow
 def test_compare_prints_runs_side_by_side(unlearned: tuple[Path, Outcome], evaluated: tuple[Path, Outcome]) -> None:
     outcome = done("compare", unlearned[0], evaluated[0])
     for name in ("unlearned", "before", "evaluated/"):
@@ -288,6 +291,7 @@ def test_no_words_at_all_print_the_help() -> None:
 # -- models that lack something ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_model_without_template_and_pad_token_works_and_says_so(data: dict[str, Path], tmp_path: Path) -> None:
     bare = save_model(tmp_path / "bare", make_llama(), make_tokenizer(template=None, pad=None))
     out = tmp_path / "run"

@@ -375,6 +375,7 @@ def test_the_rules_need_nobody(forget: Path, tmp_path: Path) -> None:
     assert 2 * short.rows == made.rows
 
 
+@pytest.mark.slow
 def test_a_model_in_process_that_writes_nothing_usable(forget: Path, tmp_path: Path, model_folder: Path) -> None:
     with pytest.raises(ModelError, match="augment: local model"):
         expunge.augment(forget, out=tmp_path / "out.jsonl", llm=str(model_folder), rounds=1)

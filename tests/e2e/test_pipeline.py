@@ -276,6 +276,7 @@ def test_evaluation_alone(recipe: dict[str, Any], tmp_path: Path) -> None:
     assert result.report.verdict is None
 
 
+@pytest.mark.slow
 def test_a_reference_from_elsewhere(
     result: RunResult, recipe: dict[str, Any], store: Path, model_folder: Path, tmp_path: Path
 ) -> None:

@@ -382,6 +382,7 @@ def test_no_step_within_budget_changes_nothing(memorised_folder: Path, tmp_path:
     assert fingerprint(tmp_path / "model") == fingerprint(memorised_folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lr", "killed_at", "stops_at"), [(0.05, 2, 3), pytest.param(1e-3, 2, 6, marks=pytest.mark.slow), (1e-3, 4, 6)]
 )
@@ -427,6 +428,7 @@ def test_an_adapter_is_itself_merged_and_reloaded(load_tiny: Load, tmp_path: Pat
     torch.testing.assert_close(logits_of(again), trained, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("second", ["lora", "full"])
 def test_training_on_top_of_an_adapter_keeps_both(load_tiny: Load, second: str, tmp_path: Path) -> None:
     lora = {"kind": "lora", "rank": 4}

@@ -73,6 +73,7 @@ def test_a_stop_text_that_begins_in_the_prompt_ends_nothing(learned: LoadedModel
     assert generate_answers(learned, prompts, max_new_tokens=LONG, stop=(border,)) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mistral", "gemma2", "mamba"])
 def test_other_memories(kind: str, tmp_path: Path) -> None:
     """A sliding window's cache is taken apart like any other; a state-space model's rows stay together."""

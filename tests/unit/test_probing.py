@@ -263,6 +263,7 @@ def test_the_retain_model_is_erased_and_the_original_is_intact(learned: LoadedMo
         assert_unchanged(loaded.model, seen)
 
 
+@pytest.mark.slow
 def test_a_model_half_way_between_lies_between(learned: LoadedModel, fresh: LoadedModel) -> None:
     half = replace(learned, model=copy.deepcopy(learned.model))
     with torch.no_grad():
@@ -316,6 +317,7 @@ def test_drops_equal_hooks_by_hand(
     assert retain[:12].max() > 1.0  # it did cost something
 
 
+@pytest.mark.slow
 def test_turns_bring_the_models_in_anew_and_change_nothing(
     learned: LoadedModel, fresh: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,6 +352,7 @@ def test_models_of_other_shapes_are_refused(learned: LoadedModel, tmp_path: Path
         layer_drops(learned, targets_of(learned)[:1], original=lambda: learned, reference=lambda: wide)
 
 
+@pytest.mark.slow
 def test_depth_from_its_settings(learned: LoadedModel, model_folder: Path, memorised_folder: Path) -> None:
     probe = replace(
         probe_of(learned, colour_rows()),
@@ -402,6 +405,7 @@ def test_entities_are_found_where_the_answer_names_them(tokenizer: Any) -> None:
     assert not any(entity_tokens(sequence, tokenizer, ()))
 
 
+@pytest.mark.slow
 def test_the_depth_of_some_rows_is_that_of_all_of_them(
     learned: LoadedModel, memorised_folder: Path, model_folder: Path
 ) -> None:
@@ -558,6 +562,7 @@ def test_replayed_blocks_compute_nothing_and_leave_no_trace(learned: LoadedModel
         hook.remove()
 
 
+@pytest.mark.slow
 def test_where_blocks_share_more_than_their_output_every_block_is_computed(
     learned: LoadedModel, fresh: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -567,6 +572,7 @@ def test_where_blocks_share_more_than_their_output_every_block_is_computed(
     np.testing.assert_allclose(plain, whole, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_position_that_is_asked_in_one_row_and_told_in_another_is_not_shared(
     learned: LoadedModel, fresh: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
