@@ -177,6 +177,16 @@ def test_what_an_attack_lacks_is_said_and_costs_no_other(
     assert "means" in found["quantise:int8"]
 
 
+def test_a_membership_test_is_told_and_does_not_count(
+    tmp_path: Path, data: dict[str, Path], memorised_folder: Path, model_folder: Path
+) -> None:
+    words = ("--original", memorised_folder, "--reference", model_folder, "--holdout", data["holdout"])
+    found = attack(tmp_path / "a", data, memorised_folder, *words, "--with", "membership:loss,precision:bf16")
+    assert by_key(found)["membership:loss"]["residual"]["value"] == 1
+    assert found["durability"]["counted"] == ["none", "precision:bf16"]
+    assert "still shows under membership:loss" in (tmp_path / "a" / "report.html").read_text()
+
+
 @pytest.mark.slow
 def test_an_unchanged_model_is_not_durable(
     tmp_path: Path, data: dict[str, Path], memorised_folder: Path, model_folder: Path

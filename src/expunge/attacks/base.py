@@ -80,6 +80,8 @@ class Attack:
     """Fields of :class:`~expunge.recipe.AttackPart` that it reads besides ``pack_tokens``."""
     comparable: bool = True
     """Whether its scores are on the scale of the unattacked model's: the same answers, scored alike."""
+    counts: bool = True
+    """Whether its residual counts towards durability: not where it tells that rows were seen, and not what they say."""
     scored: str = "extraction strength: the share of an answer that the model finishes once the rest is given"
     """What its scores are."""
 

@@ -44,6 +44,7 @@ MEMBERSHIP = tuple(
         partial(infer, column=column),
         needs=("holdout",),
         comparable=False,
+        counts=False,
         scored="AUC of telling the forget rows from the holdout rows: 1, as training data; 0.5, no difference",
     )
     for column, about in LOSSES.items()

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from expunge.attacks.base import ORIGINAL, REFERENCE, UNLEARNED
-from expunge.attacks.outcome import USABLE, Estimate
+from expunge.attacks.outcome import USABLE, Estimate, Outcome
 from expunge.attacks.weights import NONE
 from expunge.pipeline.attacking import Attacked, Audit
 from expunge.reporting.content import Curve, MetricCell, MetricRow, Panel, Report, Verdict
@@ -33,7 +33,7 @@ def attack_report(audit: Audit, provenance: Mapping[str, Any]) -> Report:
         MetricRow(
             "durability", "durability: 1 - the largest residual", "All attacks", True,
             {UNLEARNED: _cell(figure.estimate)},
-            "one minus the largest residual over all attacks, the unattacked model among them",
+            "one minus the largest residual over all attacks but membership, the unattacked model among them",
         )
     )  # fmt: skip
     rows.append(
@@ -101,6 +101,11 @@ def _panels(audit: Audit) -> Iterator[Panel]:
             yield Panel(f"{attacked.attack.key}: {attacked.attack.about}", curves)
 
 
+def _stands_out(found: Outcome) -> bool:
+    """Whether a residual is certain: its interval lies above 0."""
+    return found.residual.interval is not None and found.residual.interval[0] > 0
+
+
 def _verdict(audit: Audit) -> Verdict | None:
     figure, value = audit.durability, audit.durability.estimate.value
     if math.isnan(value):
@@ -113,6 +118,11 @@ def _verdict(audit: Audit) -> Verdict | None:
     sentences.append(
         f"Something came back under {', '.join(back)}." if back else "No attack brought anything back with certainty."
     )
+    seen = [a.attack.key for a in audit.attacked if a.outcome and not a.attack.counts and _stands_out(a.outcome)]
+    if seen:
+        sentences.append(
+            f"That it saw the rows still shows under {', '.join(seen)}; what they say is not counted by it."
+        )
     sentences.append("An attack that was not tried is not survived: this shows what is listed, and proves no erasure.")
     level: Literal["good", "mixed", "bad"]
     level = "good" if value >= DURABLE and not back else "bad" if value < FRAGILE else "mixed"

@@ -227,7 +227,7 @@ def _judge(
         else:
             before = _levels(base) if attack.comparable else None
             judged.append(_attacked(attack, of, base, before, site))
-    counted = {a.attack.key: under[a.attack.key] for a in judged if a.outcome}
+    counted = {a.attack.key: under[a.attack.key] for a in judged if a.outcome and a.attack.counts}
     figure = durability(counted, num_resamples=site.part.num_resamples, seed=site.seed)
     return Audit(out, tuple(judged), figure, _kept(base, site), notes)
 
