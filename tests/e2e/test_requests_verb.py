@@ -14,9 +14,12 @@ from conftest import city_rows, colour_rows
 from expunge.data.rows import Row
 from expunge.errors import DataError, UserError
 from expunge.models.load import load_model
+from expunge.pipeline.loading import load_data
 from expunge.pipeline.request_audit import audit_requests
 from expunge.pipeline.request_models import add_task_vectors
-from expunge.pipeline.requesting import Requests
+from expunge.pipeline.request_report import request_report
+from expunge.pipeline.requesting import Requests, _folder_name
+from expunge.pipeline.run_models import run_models
 from expunge.requests.ledger import Ledger
 
 QUICK = {"max_steps": 2, "lr": 1e-3, "batch_size": 3}
@@ -204,6 +207,43 @@ def test_rows_that_changed_are_refused_and_rows_that_are_gone_left_out(
     audit = audit_requests(requests)
     assert "request 1 is left out" in capsys.readouterr().err
     assert [one.name for one in audit.asked] == ["request 2", "general"]
+    assert audit.notes == ("request 1 was carried out and cannot be asked: its rows are gone",)
+    assert "its rows are gone" in str(request_report(audit).warnings)
+    files["second"].unlink()
+    with pytest.raises(UserError, match="the rows of no request are there any more"):
+        audit_requests(requests)
+
+
+@pytest.mark.slow
+def test_where_nothing_that_was_carried_out_can_be_asked_nothing_is_condemned(
+    requests: Requests, files: dict[str, Path], tmp_path: Path
+) -> None:
+    requests.run(settings=NPO)
+    files["first"].unlink()
+    files["second"].unlink()
+    requests.add(write(tmp_path / "third.jsonl", city_rows()))
+    verdict = request_report(audit_requests(requests)).verdict
+    assert verdict is not None
+    assert (verdict.level, verdict.headline) == ("mixed", "Nothing that was carried out can be asked any more")
+
+
+@pytest.mark.slow
+def test_what_was_applied_is_a_run_whose_rows_can_be_read_again(requests: Requests) -> None:
+    requests.run(settings=NPO, batched=True)
+    found = run_models(requests.ledger.folder / "applied" / "1-2")
+    assert found is not None
+    benchmark = load_data(found.recipe)
+    assert [row.answer for row in benchmark.forget] == [row.answer for row in colour_rows()]
+    assert [row.answer for row in benchmark.retain] == [row.answer for row in city_rows()]
+    assert found.original == requests.models().base
+
+
+def test_folders_of_many_requests_do_not_collide() -> None:
+    many = list(range(1, 12))
+    assert _folder_name([3]) == "3"
+    assert _folder_name([3, 5]) == "3-5"
+    assert _folder_name(many).startswith("1-to-11-")
+    assert _folder_name(many) != _folder_name([*many[:5], *many[6:]])
 
 
 @pytest.mark.slow
@@ -235,6 +275,7 @@ def test_weights_that_are_not_those_recorded_are_found(requests: Requests) -> No
         ({"method": "npoo"}, None, "did you mean 'npo'"),
         (NPO, "chian", "did you mean 'chain'"),
         ({**NPO, "lrr": 1}, None, "unknown key 'unlearn.lrr'"),
+        ({**NPO, "rules": [{"kind": "gruu"}]}, None, "did you mean 'gru'"),
     ],
 )
 def test_mistakes_are_found_before_any_request_is_carried_out(

@@ -48,6 +48,15 @@ def test_the_forget_file_alone_falls_back_on_the_built_in_general_rows(tmp_path:
     assert len(benchmark.probes["general"]) > 0
 
 
+def test_a_set_may_be_several_files_whose_ids_stay_apart(tmp_path: Path) -> None:
+    (tmp_path / "text.md").write_text("One passage of a text.", encoding="utf-8")
+    paths = [write(tmp_path, "first", rows("first", 2)), write(tmp_path, "second", rows("second", 1))]
+    benchmark = custom.load(forget=[*paths, tmp_path / "text.md"])
+    assert [row.id for row in benchmark.forget] == ["1/forget/0", "1/forget/1", "2/forget/0", "3/forget/0"]
+    assert [row.prompt for row in benchmark.forget] == ["first 0?", "first 1?", "second 0?", ""]
+    assert custom.load(forget=[paths[0]]).forget == custom.load(forget=paths[0]).forget
+
+
 def test_a_large_retain_set_is_probed_in_part(tmp_path: Path) -> None:
     forget, retain = write(tmp_path, "forget", rows("forget", 1)), write(tmp_path, "retain", rows("retain", 250))
     benchmark = custom.load(forget=forget, retain=retain)

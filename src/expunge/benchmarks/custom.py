@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -31,10 +32,10 @@ _Path = str | os.PathLike[str]
 
 def load(
     *,
-    forget: _Path | None = None,
-    retain: _Path | None = None,
-    holdout: _Path | None = None,
-    general: _Path | None = None,
+    forget: _Path | Sequence[_Path] | None = None,
+    retain: _Path | Sequence[_Path] | None = None,
+    holdout: _Path | Sequence[_Path] | None = None,
+    general: _Path | Sequence[_Path] | None = None,
     seed: int = 0,
     documents: _Path | Sequence[_Path] | None = None,
     entity: str | Sequence[str] | None = None,
@@ -49,8 +50,8 @@ def load(
 ) -> Benchmark:
     """Read the user's files into a :class:`Benchmark`.
 
-    What to forget is one of: ``forget``, a file of rows or a text; ``documents``, texts and folders of texts;
-    ``entity``, a name or several, whose rows are picked from ``corpus`` (at most ``num_about``).
+    What to forget is one of: ``forget``, a file of rows or a text, or several; ``documents``, texts and folders of
+    texts; ``entity``, a name or several, whose rows are picked from ``corpus`` (at most ``num_about``).
     Without ``retain`` there is nothing to keep by name and utility rests on the general rows. ``holdout`` are rows like
     the forget set that no model saw, for membership tests. ``general`` are rows about anything else, for utility;
     without it the built-in ones are used. Probes: ``forget`` (all), ``retain`` (at most :data:`RETAIN_PROBE_ROWS`,
@@ -78,12 +79,14 @@ def load(
     _check_numbers(seed, passage_words, prompt_words, num_neighbours, num_about, held_share)
     _warn_idle(names, wanted, corpus, num_neighbours, num_about, held_share)
     given = {"forget": forget, "retain": retain, "holdout": holdout, "general": general}
-    paths = {name: _find(path, root) for name, path in given.items() if path is not None}
+    paths = {
+        name: [_find(path, root) for path in _listed(several)] for name, several in given.items() if several is not None
+    }
     texts = [_text_path(_find(path, root)) for path in _listed(documents)]
     pool = partial(read_corpus, _find(corpus or "", root), longest=passage_words)
     maker = Maker(wanted, seed, held_share, prompt_words)
 
-    sets = {name: _read(path, name, passage_words) for name, path in paths.items()}
+    sets = {name: _read(several, name, passage_words) for name, several in paths.items()}
     if texts:
         sets = {"forget": _passages(texts, "forget", passage_words), **sets}
     if names:
@@ -122,7 +125,7 @@ def _probes(sets: dict[str, tuple[Row, ...]], maker: Maker, seed: int) -> dict[s
     if "retain" in sets:
         probes["retain"] = draw(sets["retain"], RETAIN_PROBE_ROWS, seed=seed, name="custom/retain")
     if "general" not in sets:
-        probes["general"] = _built_in_general()
+        probes["general"] = built_in_general()
     forget, retain = probes["forget"], probes.get("retain", ())
     probes["forget"] = maker.wrong_answers(forget, retain, "forget")
     if retain:
@@ -130,8 +133,14 @@ def _probes(sets: dict[str, tuple[Row, ...]], maker: Maker, seed: int) -> dict[s
     return probes
 
 
-def _read(path: str, name: str, passage_words: int) -> tuple[Row, ...]:
-    return _passages([path], name, passage_words) if is_text(path) else read_rows(path, set_name=name)
+def _read(paths: Sequence[str], name: str, passage_words: int) -> tuple[Row, ...]:
+    """The rows of a set's files; of several, every id bears the number of its file."""
+    read = [
+        _passages([path], name, passage_words) if is_text(path) else read_rows(path, set_name=name) for path in paths
+    ]
+    if len(read) == 1:
+        return read[0]
+    return tuple(replace(row, id=f"{number}/{row.id}") for number, rows in enumerate(read, 1) for row in rows)
 
 
 def _passages(paths: Sequence[str], name: str, passage_words: int) -> tuple[Row, ...]:
@@ -177,7 +186,7 @@ def _find(path: _Path, root: Root) -> str:
 
 
 def _check_source(
-    forget: _Path | None, documents: object, names: Sequence[str], corpus: _Path | None, wanted: Sequence[str]
+    forget: object, documents: object, names: Sequence[str], corpus: _Path | None, wanted: Sequence[str]
 ) -> None:
     """What to forget is said once, and a corpus is there where one is drawn from."""
     sources = {"forget": forget, "documents": documents, "entity": names}
@@ -232,9 +241,9 @@ def _check_numbers(
 
 
 def _origin(
-    paths: dict[str, str], texts: Sequence[str], names: Sequence[str], corpus: _Path | None, wanted: Sequence[str]
+    paths: dict[str, list[str]], texts: Sequence[str], names: Sequence[str], corpus: _Path | None, wanted: Sequence[str]
 ) -> str:
-    parts = [f"{name}={path}" for name, path in paths.items()]
+    parts = [f"{name}={','.join(several)}" for name, several in paths.items()]
     parts += [f"documents={path}" for path in texts]
     # Not the names themselves: a record of the run should not hold what was to be forgotten.
     parts += [f"entity={len(names)} name{'s'[: len(names) > 1]}"] if names else []
@@ -242,7 +251,8 @@ def _origin(
     return " ".join([*parts, *([f"made={','.join(wanted)}"] if wanted else [])])
 
 
-def _built_in_general() -> tuple[Row, ...]:
+def built_in_general() -> tuple[Row, ...]:
+    """Rows about anything else, for utility where the user has none."""
     from expunge.benchmarks import almanac
 
     return almanac.load().probes["general"]

@@ -50,7 +50,7 @@ def read_attacks(folder: str | Path) -> AttackFolder:
         _ = read.subject, manifest["forget"], manifest["settings"], manifest["seed"]
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise UserError(f"{path / RESULT}: not a result of `expunge attack` that can be read ({reason})") from error
     return read
@@ -85,7 +85,8 @@ def _attacked(one: Mapping[str, Any]) -> Attacked:
 
 def _estimate(of: Mapping[str, Any]) -> Estimate:
     low_high = of["interval"]
-    return Estimate(_number(of["value"]), tuple(map(float, low_high)) if low_high else None, str(of["note"]))  # type: ignore[arg-type]
+    interval = (float(low_high[0]), float(low_high[1])) if low_high else None
+    return Estimate(_number(of["value"]), interval, str(of["note"]))
 
 
 def _number(value: float | str | None) -> float:

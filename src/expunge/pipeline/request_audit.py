@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from expunge.attacks.base import Site, row_columns
+from expunge.attacks.base import Opener, Site, row_columns
 from expunge.attacks.outcome import Levels, Outcome, outcome
-from expunge.benchmarks.custom import RETAIN_PROBE_ROWS
-from expunge.benchmarks.table import load_benchmark
+from expunge.benchmarks.custom import RETAIN_PROBE_ROWS, built_in_general
 from expunge.data.draw import draw
 from expunge.data.rows import Row, rows_hash
 from expunge.errors import UserError
@@ -26,7 +25,7 @@ from expunge.pipeline.request_models import LedgerModels
 from expunge.pipeline.request_rows import kept_rows, read_what_is_there
 from expunge.pipeline.requesting import Requests
 from expunge.reporting.content import plain
-from expunge.requests.ledger import REVOKED, Application
+from expunge.requests.ledger import APPLIED, REVOKED, Application
 
 RESULT = "audit.json"
 BASE = "base"
@@ -65,38 +64,37 @@ class RequestAudit:
         return math.nan if np.isnan(values).all() else float(np.nanmean(values))
 
 
-def audit_requests(requests: Requests, *, pack_tokens: int = 512) -> RequestAudit:
+def audit_requests(requests: Requests) -> RequestAudit:
     """Ask every model of the ledger, the base model first, for the rows of every request and for those to keep.
 
     What was measured before is kept: a new request costs its own cells. Writes ``audit.json``.
 
     Args:
         requests: whose ledger.
-        pack_tokens: most unique tokens in one scoring pass.
 
     Raises:
-        UserError: nothing was applied yet, or no request's rows are there.
+        UserError: nothing was applied yet, or no standing request's rows are there.
     """
     ledger = requests.ledger
     live = ledger.applications()
     if not live:
         raise UserError(f"{ledger.folder}: no request was carried out yet; do so with `expunge requests run`")
     models = requests.models()
-    asked = _asked(requests, live)
+    asked, notes = _asked(requests, live)
     scores = {}
     for time in range(len(live) + 1):
         source = models.after(live[:time])
         opener = functools.cache(functools.partial(models.open, source))
         print_ = source_fingerprint(source)
         for one in asked:
-            scores[one.name, time] = _scores(models, opener, print_, one, pack_tokens)
+            scores[one.name, time] = _scores(models, opener, print_, one)
     since = {
         one.name: outcome(*(Levels(scores[one.name, at][COLUMNS[0]]) for at in (one.applied_at, len(live))))
         for one in asked
         if one.applied_at is not None and one.applied_at < len(live)
     }
     times = (BASE, *(f"after {_numbers(application)}" for application in live))
-    audit = RequestAudit(ledger.folder, times, asked, scores, since)
+    audit = RequestAudit(ledger.folder, times, asked, scores, since, notes)
     write_json(ledger.folder / RESULT, plain({**as_dict(audit), "environment": environment()}))
     return audit
 
@@ -121,23 +119,24 @@ def as_dict(audit: RequestAudit) -> dict[str, Any]:
     }
 
 
-def _asked(requests: Requests, live: Sequence[Application]) -> tuple[Asked, ...]:
-    """Every request whose rows are still there, then what is to be kept."""
-    found = read_what_is_there(requests.ledger.requests())
-    if not found:
-        raise UserError(f"{requests.ledger.folder}: the rows of no request are there any more; nothing can be asked")
-    when = {number: time for time, application in enumerate(live, 1) for number in application.requests}
+def _asked(requests: Requests, live: Sequence[Application]) -> tuple[tuple[Asked, ...], tuple[str, ...]]:
+    """Every request whose rows are still there, then what is to be kept; and who could not be asked."""
+    every = requests.ledger.requests()
+    found = read_what_is_there(every)
     standing = [rows for rows in found if rows.request.state != REVOKED]
+    if not standing:
+        raise UserError(f"{requests.ledger.folder}: the rows of no request are there any more; nothing can be asked")
+    there = {rows.request.id for rows in found}
+    gone = [one.id for one in every if one.state == APPLIED and one.id not in there]
+    when = {number: time for time, application in enumerate(live, 1) for number in application.requests}
     asked = [Asked(f"request {r.request.id}", r.forget, when.get(r.request.id)) for r in standing]
-    general = load_benchmark("custom", forget=found[0].request.forget).probes[GENERAL]
     retain = draw(kept_rows(found), RETAIN_PROBE_ROWS, seed=0, name="requests/retain")
-    kept = [Asked(name, rows, keep=True) for name, rows in ((RETAIN, retain), (GENERAL, general)) if rows]
-    return (*asked, *kept)
+    kept = [Asked(name, rows, keep=True) for name, rows in ((RETAIN, retain), (GENERAL, built_in_general())) if rows]
+    notes = (f"request {number} was carried out and cannot be asked: its rows are gone" for number in gone)
+    return (*asked, *kept), tuple(notes)
 
 
-def _scores(
-    models: LedgerModels, opener: Any, fingerprint: str, asked: Asked, pack_tokens: int
-) -> dict[str, np.ndarray]:
+def _scores(models: LedgerModels, opener: Opener, fingerprint: str, asked: Asked) -> dict[str, np.ndarray]:
     """One model's scores of one set, made once."""
 
     def build(work: Path, folder: Path) -> Mapping[str, Any]:
@@ -147,7 +146,7 @@ def _scores(
         (folder / "scores.json").write_text(json.dumps(content), encoding="utf-8")
         return {}
 
-    parts = {"model": fingerprint, "options": models.options, "rows": rows_hash(asked.rows), "pack": pack_tokens}
+    parts = {"model": fingerprint, "options": models.options, "rows": rows_hash(asked.rows)}
     stage = models.store.run("request", parts, build, label=asked.name)
     content = json.loads((stage.path / "scores.json").read_text(encoding="utf-8"))
     return {name: np.array(content[name], dtype=np.float64) for name in COLUMNS}

@@ -86,11 +86,13 @@ def _verdict(audit: RequestAudit) -> Verdict:
         f"{one.name} rows: {_share(audit, one, last):.0%} of the base model's score." for one in audit.asked if one.keep
     ]
     level: Literal["good", "mixed", "bad"] = "good" if not (known or back or lost) else "mixed"
-    if len(known) == len(applied) or len(lost) == sum(one.keep for one in audit.asked) > 0:
+    if not applied:
+        level = "mixed"
+    elif len(known) == len(applied) or len(lost) == sum(one.keep for one in audit.asked) > 0:
         level = "bad"
     headline = {
         "good": "All requests that were carried out still hold, and the rest is kept",
-        "mixed": "Not everything holds",
+        "mixed": "Not everything holds" if applied else "Nothing that was carried out can be asked any more",
         "bad": "The requests do not hold, or nothing else is left",
     }[level]
     return Verdict(level, headline, tuple(sentences))

@@ -11,6 +11,7 @@ from expunge.benchmarks.table import load_benchmark
 from expunge.data.draw import draw
 from expunge.data.rows import Row, rows_hash
 from expunge.errors import DataError
+from expunge.pipeline.loading import warnings_said
 from expunge.progress import say
 from expunge.requests.ledger import REVOKED, Request
 
@@ -26,7 +27,8 @@ class RequestRows:
 
 def read_files(forget: str, retain: str | None) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
     """The rows of a request's files; :class:`DataError` for a bad one."""
-    found = load_benchmark("custom", forget=forget, **({"retain": retain} if retain else {}))
+    with warnings_said():
+        found = load_benchmark("custom", forget=forget, **({"retain": retain} if retain else {}))
     return found.forget, found.retain
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,13 @@ from typing import Any
 from expunge.benchmarks.base import Benchmark
 from expunge.data.rows import rows_hash
 from expunge.errors import RecipeError, UserError
-from expunge.methods.table import compose
 from expunge.models.load import source_fingerprint
 from expunge.pipeline.checks import check_recipe
 from expunge.pipeline.folder import claim_folder, open_folder, weights_folder
 from expunge.pipeline.redacting import take_texts_out
 from expunge.pipeline.request_models import LedgerModels
 from expunge.pipeline.request_rows import RequestRows, benchmark_of, read_files, read_request, read_what_is_there
-from expunge.pipeline.run import Plan
+from expunge.pipeline.run import Plan, composed
 from expunge.progress import say
 from expunge.recipe import Recipe, parse_recipe
 from expunge.requests.ledger import APPLIED, PENDING, REVOKED, Application, Ledger, Request
@@ -25,10 +25,14 @@ from expunge.requests.strategy import Strategy, strategy_for, undone_with
 
 SETTINGS = {"method": "npo"}
 """How requests are carried out where nobody says."""
+NAMED = 8
+"""At most so many requests are named in a folder's name."""
 
 
 class Requests:
-    """Deletion requests for one model: :meth:`add` them, :meth:`run` what is pending, :meth:`audit` them all.
+    """Deletion requests for one model: :meth:`add` them, :meth:`run` what is pending.
+
+    :func:`~expunge.pipeline.request_audit.audit_requests` looks at all of them again.
 
     Args:
         folder: where the ledger lies, with the weights that it led to.
@@ -151,7 +155,7 @@ class Requests:
         recipe = self._recipe(facts["model"], facts["model"]["path"], part, group, seed)
         check_recipe(recipe)
         assert recipe.unlearn is not None
-        composition = compose(recipe.unlearn, has_retain=bool(benchmark_of(group, everything).retain))
+        composition, _ = composed(recipe.unlearn, benchmark_of(group, everything))
         if composition.guard:
             raise RecipeError(
                 f"{composition.method.key} only suppresses answers and leaves the weights as they are: a deletion "
@@ -173,7 +177,7 @@ class Requests:
         numbers = [rows.request.id for rows in group]
         say(f"request {', '.join(map(str, numbers))}: {recipe.unlearn.method if recipe.unlearn else ''}, {way.key}")
         # Named by what is asked: a call that was cut off finds what it began.
-        out = self.ledger.folder / "applied" / "-".join([*map(str, numbers)][:8])
+        out = self.ledger.folder / "applied" / _folder_name(numbers)
         result = self._train(recipe, benchmark_of(group, everything), models, out)
         if not way.from_base:
             result = models.whole(result)
@@ -207,9 +211,24 @@ class Requests:
                 "name": f"requests {', '.join(str(rows.request.id) for rows in group)}",
                 "seed": seed,
                 "model": {**model, "path": start},
-                "data": {"benchmark": "custom", "options": {"forget": [rows.request.forget for rows in group]}},
+                "data": {"benchmark": "custom", "options": _files(group)},
                 "retain_reference": "none",
                 "unlearn": dict(part),
             },
             "requests",
         )
+
+
+def _folder_name(numbers: Sequence[int]) -> str:
+    """``3`` or ``3-4-7``; of many requests the first and the last, and a hash of them all."""
+    if len(numbers) <= NAMED:
+        return "-".join(map(str, numbers))
+    digest = hashlib.sha256(repr(list(numbers)).encode()).hexdigest()[:8]
+    return f"{numbers[0]}-to-{numbers[-1]}-{digest}"
+
+
+def _files(group: Sequence[RequestRows]) -> dict[str, list[str]]:
+    """The data options with which the rows are read again."""
+    forget = [rows.request.forget for rows in group]
+    retain = [rows.request.retain for rows in group if rows.request.retain]
+    return {"forget": forget, **({"retain": retain} if retain else {})}

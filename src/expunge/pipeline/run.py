@@ -20,6 +20,7 @@ from expunge.methods.table import Composition, compose
 from expunge.models.guards import make_guard, remember_guard
 from expunge.models.load import LoadedModel, let_go, load_model, pick_device, resolve, source_fingerprint
 from expunge.pipeline.attacking import Audit
+from expunge.pipeline.auditing import BELOW as ATTACKS_BELOW
 from expunge.pipeline.auditing import audit_run
 from expunge.pipeline.checks import check_recipe
 from expunge.pipeline.environment import environment
@@ -120,6 +121,28 @@ def run_recipe(
         return result
 
 
+Members = tuple[tuple[UnlearnPart, Composition], ...]
+"""The runs of a merge, each with its settings."""
+
+
+def composed(part: UnlearnPart, benchmark: Benchmark) -> tuple[Composition, Members]:
+    """What unlearning does with these rows, and the runs that it merges if it does.
+
+    Raises:
+        RecipeError: parts that do not go together, or that the rows do not suit.
+    """
+    has_retain = bool(benchmark.retain)
+    composition, members = compose(part, has_retain=has_retain), ()
+    if composition.merge:
+        members = compose_members(part, make_merge(composition.merge), has_retain=has_retain)
+    for one in (composition, *(member for _, member in members)):
+        if check := VIEWS[one.view].check:
+            check(benchmark.forget)
+    for trained in [member for _, member in members] or [composition]:
+        make_rules(trained.rules, trained.terms)
+    return composition, members
+
+
 @dataclass
 class Plan:
     """A recipe with its data, and the stages that carry it out."""
@@ -132,17 +155,9 @@ class Plan:
         part = self.recipe.unlearn
         # Everything that can be wrong is found before any work starts.
         self.composition: Composition | None = None
-        self.members: tuple[tuple[UnlearnPart, Composition], ...] = ()
+        self.members: Members = ()
         if part:
-            self.composition = compose(part, has_retain=bool(self.benchmark.retain))
-            if self.composition.merge:
-                merge = make_merge(self.composition.merge)
-                self.members = compose_members(part, merge, has_retain=bool(self.benchmark.retain))
-            for composition in (self.composition, *(member for _, member in self.members)):
-                if check := VIEWS[composition.view].check:
-                    check(self.benchmark.forget)
-            for trained in [member for _, member in self.members] or [self.composition]:
-                make_rules(trained.rules, trained.terms)
+            self.composition, self.members = composed(part, self.benchmark)
         if self.recipe.evaluate:
             measuring(self.recipe.evaluate, self.benchmark, seed=self.recipe.seed)
         pick_device(self.recipe.model.device)
@@ -309,7 +324,7 @@ class Plan:
     def _gather(self, out: Path, result: Stage | None, evidence: Stage | None) -> None:
         """Put everything where users look for it; what an earlier run left here goes."""
         write_json(out / MANIFEST, {"kind": RUN, "status": "running"})
-        for name in ("model", "adapter", KEPT):
+        for name in ("model", "adapter", KEPT, ATTACKS_BELOW):
             shutil.rmtree(out / name, ignore_errors=True)
         for pattern in ("metrics*.json", "samples*.parquet", "log.jsonl", "report.html", "certificate.*", REGION):
             for path in out.glob(pattern):
