@@ -288,7 +288,7 @@ def test_rows_must_be_named(tmp_path: Path, unlearned: Path) -> None:
 
 def test_names_stand_for_families() -> None:
     assert FAMILIES == ("membership", "precision", "prompts", "quantise", "relearn", "sampling", "whitebox")
-    kinds = ["quantise:fp4", "quantise:int4", "quantise:int8", "quantise:nf4"]
+    kinds = ["quantise:awq", "quantise:fp4", "quantise:gptq", "quantise:int4", "quantise:int8", "quantise:nf4"]
     assert [a.key for a in attacks_named(["quantise", "quantise:int4"])] == ["none", *kinds]
     assert len(attacks_named(["all"])) == 1 + len(ATTACKS.names())
     assert attacks_named(["prompts:few-shot"])[1].key == "prompts:few_shot"

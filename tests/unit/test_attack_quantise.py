@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
 
-from conftest import make_llama
+from conftest import city_rows, colour_rows, make_llama
+from expunge.attacks.base import Site
+from expunge.attacks.calibrated import exported
 from expunge.attacks.quantise import bin_crossing, block_weights, quantise, round_to_nearest, through_bitsandbytes
 from expunge.errors import ModelError
 from expunge.models.load import LoadedModel
@@ -137,3 +141,35 @@ def test_four_bits_keep_sixteen_levels_a_block(kind: str) -> None:
     assert {-1e4, 1e4} & set(levels.tolist())  # the largest weight of a block is kept
     torch.testing.assert_close(through_bitsandbytes(stored, kind), stored)
     assert 0 < float((stored - weight).abs().max()) < float(weight.abs().max()) / 4
+
+
+# -- exports that look at data ----------------------------------------------------------------------------------------
+
+
+def general_site(work: Path) -> Site:
+    return Site(forget=colour_rows(), benign=city_rows(), work=work)
+
+
+def test_without_llmcompressor_it_says_what_to_install(load_tiny: Load, tmp_path: Path) -> None:
+    if find_spec("llmcompressor"):
+        pytest.skip("llmcompressor is installed")
+    with pytest.raises(ModelError, match="pip install llmcompressor"):
+        exported(load_tiny, general_site(tmp_path), kind="gptq")
+
+
+@pytest.mark.slow
+def test_gptq_keeps_sixteen_levels_a_group(load_tiny: Load, tmp_path: Path) -> None:
+    pytest.importorskip("llmcompressor")
+    opened: list[LoadedModel] = []
+
+    def opener() -> LoadedModel:
+        opened.append(load_tiny())
+        return opened[-1]
+
+    found = exported(opener, general_site(tmp_path), kind="gptq")
+    assert found.scores.shape == (len(colour_rows()),)
+    before = dict(block_weights(load_tiny().model))
+    group = next(size for size in (128, 64, 32) if not any(old.shape[1] % size for old in before.values()))
+    for name, new in block_weights(opened[0].model):
+        assert not torch.equal(before[name], new), name
+        assert max(len(run.unique()) for run in new.reshape(-1, group)) <= 16

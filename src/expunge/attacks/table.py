@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from expunge.attacks.asking import ASKING
 from expunge.attacks.base import Attack
+from expunge.attacks.calibrated import CALIBRATED
 from expunge.attacks.membership import MEMBERSHIP
 from expunge.attacks.relearn import RELEARNING
 from expunge.attacks.sampling import SAMPLING
@@ -15,7 +16,7 @@ from expunge.attacks.whitebox import WHITEBOX
 from expunge.errors import RecipeError, unknown
 from expunge.registry import Registry
 
-_ALL = (*WEIGHTS, *ASKING, TRANSLATION, *SAMPLING, *WHITEBOX, *MEMBERSHIP, *RELEARNING)
+_ALL = (*WEIGHTS, *CALIBRATED, *ASKING, TRANSLATION, *SAMPLING, *WHITEBOX, *MEMBERSHIP, *RELEARNING)
 ATTACKS: Registry[Attack] = Registry("attack", {attack.key: attack for attack in _ALL})
 FAMILIES = tuple(dict.fromkeys(key.split(":")[0] for key in ATTACKS.names()))
 QUICK = (
