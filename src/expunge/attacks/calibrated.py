@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr
 from functools import partial
 from importlib.util import find_spec
 from io import StringIO
@@ -21,6 +21,7 @@ from expunge.data.tree import TokenSequence
 from expunge.errors import ModelError
 from expunge.models.load import LoadedModel
 
+PACKAGES = ("llmcompressor", "compressed_tensors")
 CALIBRATION_ROWS = 128
 CALIBRATION_TOKENS = 512
 """Of a row, at most."""
@@ -79,8 +80,9 @@ def _in_silence() -> Iterator[None]:
     """The package tells of every layer, and shows bars of its own."""
     from loguru import logger
 
-    logger.remove()
-    with redirect_stderr(StringIO()), redirect_stdout(StringIO()):
+    for package in PACKAGES:
+        logger.disable(package)
+    with redirect_stderr(StringIO()):
         yield
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from expunge.attacks.base import ORIGINAL, REFERENCE, UNLEARNED
@@ -15,12 +16,9 @@ from expunge.reporting.content import Curve, MetricCell, MetricRow, Panel, Repor
 DURABLE, FRAGILE = 0.9, 0.5
 """Durability from which on a model is called durable, and below which it is called fragile."""
 _SHARES = {
-    "rise": ("rise", "mean score under the attack minus mean score before it"),
-    "recovery": ("recovery", "share of what was lost that the attack brought back"),
-    "residual": (
-        "residual",
-        "share of the original's knowledge, less what a model that never saw the data shows, there",
-    ),
+    "residual": "share of the original's knowledge, less what a model that never saw the data shows, that is there",
+    "recovery": "share of what was lost that the attack brought back",
+    "rise": "mean score under the attack minus mean score before it",
 }
 
 
@@ -28,20 +26,26 @@ def attack_report(audit: Audit, provenance: Mapping[str, Any]) -> Report:
     """The page's content."""
     roles = [role for role in (ORIGINAL, UNLEARNED, REFERENCE) if any(role in a.means for a in audit.attacked)]
     figure = audit.durability
-    rows = [row for attacked in audit.attacked for row in _rows(attacked)]
-    rows.append(
-        MetricRow(
-            "durability", "durability: 1 - the largest residual", "All attacks", True,
-            {UNLEARNED: _cell(figure.estimate)},
-            "one minus the largest residual over all attacks but membership, the unattacked model among them",
-        )
-    )  # fmt: skip
-    rows.append(
-        MetricRow(
-            "kept", "retain rows: share of the original's score", "All attacks", True, {UNLEARNED: _cell(audit.kept)},
-            "mean extraction strength on the retain rows, unattacked, over the original's",
-        )
-    )  # fmt: skip
+    tried = [(one, one.outcome) for one in audit.attacked if one.outcome]
+    alone = partial(_row, others=[role for role in roles if role != UNLEARNED])
+    rows = [
+        alone(
+            "durability", "durability: 1 - the largest residual", "All attacks", figure.estimate, higher=True,
+            definition="one minus the largest residual over all attacks but membership, the unattacked model too",
+        ),
+        alone(
+            "kept", "retain rows: share of the original's score", "All attacks", audit.kept, higher=True,
+            definition="mean extraction strength on the retain rows, unattacked, over the original's",
+        ),
+        *(_score_row(one) for one, _ in tried),
+    ]  # fmt: skip
+    for name, definition in _SHARES.items():
+        rows += [
+            alone(f"{key}/{name}", _label(one), name.capitalize(), getattr(found, name), definition=definition)
+            for one, found in tried
+            if (key := one.attack.key) != NONE.key or name == "residual"
+        ]
+    rows += [row for one, _ in tried if one.curves for row in _curve_rows(one, alone)]
     skipped = [f"{a.attack.key} was not tried: {a.skipped}" for a in audit.attacked if a.skipped]
     return Report(
         title="Attacks on an unlearned model",
@@ -53,36 +57,41 @@ def attack_report(audit: Audit, provenance: Mapping[str, Any]) -> Report:
         warnings=(*audit.notes, *skipped),
         before=ORIGINAL,
         reference=REFERENCE,
+        panels_title="Relearning",
     )
 
 
-def _rows(attacked: Attacked) -> Iterator[MetricRow]:
-    if attacked.outcome is None:
-        return
-    key, about = attacked.attack.key, attacked.attack.about
+def _label(attacked: Attacked) -> str:
+    return attacked.attack.about if attacked.attack.key == NONE.key else attacked.attack.key
+
+
+def _score_row(attacked: Attacked) -> MetricRow:
+    attack = attacked.attack
     cells = {role: MetricCell(mean) for role, mean in attacked.means.items()}
-    yield MetricRow(f"{key}/score", f"{key}: score", key, False, cells, f"{about}; {attacked.attack.scored}")
-    if attacked.attack.key != "none":
-        for name, (label, definition) in _SHARES.items():
-            estimate: Estimate = getattr(attacked.outcome, name)
-            yield MetricRow(f"{key}/{name}", f"{key}: {label}", key, False, {UNLEARNED: _cell(estimate)}, definition)
-    else:
-        residual = attacked.outcome.residual
-        yield MetricRow(
-            f"{key}/residual", f"{key}: residual", key, False, {UNLEARNED: _cell(residual)}, _SHARES["residual"][1]
-        )
-    if attacked.curves:
-        half = attacked.steps_to_half
-        note = "half of what was lost never came back" if math.isinf(half) else ""
-        cell = MetricCell(None if math.isinf(half) or math.isnan(half) else half, note=note)
-        yield MetricRow(
-            f"{key}/steps_to_half", f"{key}: steps to half", key, True, {UNLEARNED: cell},
-            "steps of finetuning until half of what was lost is back",
-        )  # fmt: skip
-        yield MetricRow(
-            f"{key}/area", f"{key}: mean of the curve", key, False, {UNLEARNED: MetricCell(attacked.area)},
-            "area under the curve of score by steps, over its width",
-        )  # fmt: skip
+    return MetricRow(f"{attack.key}/score", _label(attacked), "Score", False, cells, f"{attack.about}; {attack.scored}")
+
+
+def _row(
+    key: str, label: str, group: str, estimate: Estimate, *, others: Sequence[str], definition: str,
+    higher: bool = False,
+) -> MetricRow:  # fmt: skip
+    """A row about the unlearned model alone."""
+    cells = {UNLEARNED: _cell(estimate), **{role: MetricCell(applies=False) for role in others}}
+    return MetricRow(key, label, group, higher, cells, definition)
+
+
+def _curve_rows(attacked: Attacked, alone: Callable[..., MetricRow]) -> Iterator[MetricRow]:
+    key, half = attacked.attack.key, attacked.steps_to_half
+    never = "half of what was lost never came back" if math.isinf(half) else ""
+    yield alone(
+        f"{key}/steps_to_half", f"{key}: steps to half", "Relearning",
+        Estimate(math.nan if never else half, None, never), higher=True,
+        definition="steps of finetuning until half of what was lost is back",
+    )  # fmt: skip
+    yield alone(
+        f"{key}/area", f"{key}: mean of the curve", "Relearning", Estimate(attacked.area, None, ""),
+        definition="area under the curve of score by steps, over its width",
+    )  # fmt: skip
 
 
 def _cell(estimate: Estimate) -> MetricCell:

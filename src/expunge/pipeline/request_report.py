@@ -30,6 +30,7 @@ def request_report(audit: RequestAudit) -> Report:
         metrics=tuple(_rows(audit)),
         panels=(_panel(audit, keep=False), _panel(audit, keep=True)),
         before=BASE,
+        panels_title="Over time",
         footnotes=(
             "Each column is the model as it stood then. A request's rows count from the column that bears its number.",
             "An answer that is not given is not proof of erasure: `expunge attack` tries to bring it back.",

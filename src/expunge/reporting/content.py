@@ -37,6 +37,7 @@ class MetricCell:
     """One metric of one model: the value, its interval, the number of samples, and a remark.
 
     ``value`` None (or NaN) means "not measured"; ``note`` then says why. ``ci_low`` and ``ci_high`` come together.
+    Where ``applies`` is False there is nothing to measure, and nothing is said.
     """
 
     value: float | None = None
@@ -44,6 +45,7 @@ class MetricCell:
     ci_high: float | None = None
     n: int | None = None
     note: str = ""
+    applies: bool = True
 
     @property
     def missing(self) -> bool:
@@ -163,6 +165,7 @@ class Report:
     footnotes: tuple[str, ...] = ()
     before: str = "before"
     reference: str = "retain model"
+    panels_title: str = "Training"
     scatter_axes: tuple[str, str] = ("what is left of the forget set", "model utility")
     confidence: float = 0.95
 
