@@ -1,12 +1,13 @@
 # make demo    run the whole pipeline on the built-in data and a real 135M model
 # make test    lint, types and the fast tests
 # make check   the same, then the slow tests
+# make bench   measure speed and memory beside a plain implementation, for an hour or more
 # make clean   remove .venv and everything made by the tools
 #
 # Each makes its own .venv first, from the versions in constraints.txt.
 #   PYTHON=python3.12         which interpreter (3.11 or newer)
 #   TORCH=torch==2.11.0       which torch; any pip arguments, such as "torch --index-url URL"
-#   ARGS="..."                passed on to expunge demo
+#   ARGS="..."                passed on to expunge demo, or to the benchmark
 #   WORKERS=4                 test processes
 # A torch that PYTHON can already import is reused unless TORCH is given.
 
@@ -19,7 +20,7 @@ BIN := .venv/bin
 # One thread a process, because the test processes share the cores. No test may reach a hub.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
-.PHONY: help venv demo test check lint fast slow clean
+.PHONY: help venv demo test check bench lint fast slow clean
 
 help:
 	@sed -n -e '/^$$/q' -e 's/^# \{0,1\}//p' Makefile
@@ -44,6 +45,9 @@ slow: fast
 test: fast
 
 check: slow
+
+bench: venv
+	@$(BIN)/python -m benchmarks.run $(ARGS)
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -22,8 +22,12 @@ def run(
     store: str | Path | None = None,
     data_root: str | None = None,
     redact: bool = False,
+    dry_run: bool = False,
 ) -> Any:
     """Run a recipe (a file, a shipped recipe's name, nested dictionaries or a :class:`Recipe`).
+
+    Started several times by a launcher (``accelerate launch``, ``torchrun``), the processes share the work, and the
+    first one writes.
 
     Args:
         recipe: what to do.
@@ -32,20 +36,29 @@ def run(
         store: folder of the stages, to share them between runs.
         data_root: folder with published benchmark files.
         redact: set ``evaluate.redact``: no text of any row is written.
+        dry_run: only say what would be done, and what it is thought to take; nothing is written.
 
     Returns:
-        A :class:`expunge.pipeline.RunResult`; a :class:`expunge.pipeline.VariantsResult` for a recipe with variants.
+        A :class:`expunge.pipeline.RunResult`; a :class:`expunge.pipeline.VariantsResult` for a recipe with variants; a
+        :class:`expunge.pipeline.foresee.Foresight` for a dry run.
     """
+    from expunge.parallel import join_group
     from expunge.pipeline import run_recipe, run_variants
 
+    join_group()
     if isinstance(recipe, (str, Path)):
         recipe = read_recipe(find_recipe(recipe), overrides)
     elif not isinstance(recipe, Recipe):
         recipe = parse_recipe(recipe)
     if redact:
         recipe = _redacted(recipe)
+    out = out or Path("runs") / recipe.name
+    if dry_run:
+        from expunge.pipeline.foresee import foresee
+
+        return foresee(recipe, out, store=store, data_root=data_root)
     start: Any = run_variants if recipe.is_many else run_recipe
-    return start(recipe, out or Path("runs") / recipe.name, store=store, data_root=data_root)
+    return start(recipe, out, store=store, data_root=data_root)
 
 
 def _redacted(recipe: Recipe) -> Recipe:
@@ -67,6 +80,7 @@ def unlearn(
     model_settings: Mapping[str, Any] | None = None,
     evaluate_settings: Mapping[str, Any] | None = None,
     seed: int = 0,
+    dry_run: bool = False,
 ) -> Any:
     """Make ``model`` forget the rows of a file, and measure what happened to it.
 
@@ -82,9 +96,10 @@ def unlearn(
         model_settings: anything of its ``model`` part.
         evaluate_settings: anything of its ``evaluate`` part.
         seed: everything random follows from it.
+        dry_run: only say what would be done, and what it is thought to take.
 
     Returns:
-        A :class:`expunge.pipeline.RunResult`.
+        A :class:`expunge.pipeline.RunResult`, or what :func:`run` returns for a dry run.
     """
     files = {"forget": forget, "retain": retain, "holdout": holdout, "general": general}
     recipe = {
@@ -96,7 +111,7 @@ def unlearn(
         "unlearn": {"method": method, **(settings or {})},
         "evaluate": {"max_new_tokens": GENERATED_TOKENS, **(evaluate_settings or {})},
     }
-    return run(parse_recipe(recipe, "unlearn"), out=out)
+    return run(parse_recipe(recipe, "unlearn"), out=out, dry_run=dry_run)
 
 
 def finetune(
@@ -107,6 +122,7 @@ def finetune(
     settings: Mapping[str, Any] | None = None,
     model_settings: Mapping[str, Any] | None = None,
     seed: int = 0,
+    dry_run: bool = False,
 ) -> Any:
     """Teach ``model`` the rows of a file: plain learning, to make a target or a retain model.
 
@@ -117,9 +133,10 @@ def finetune(
         settings: anything of the recipe's ``finetune`` part.
         model_settings: anything of its ``model`` part.
         seed: everything random follows from it.
+        dry_run: only say what would be done, and what it is thought to take.
 
     Returns:
-        A :class:`expunge.pipeline.RunResult`.
+        A :class:`expunge.pipeline.RunResult`, or what :func:`run` returns for a dry run.
     """
     recipe = {
         "name": Path(out).resolve().name,
@@ -129,7 +146,7 @@ def finetune(
         "finetune": dict(settings or {}),
         "retain_reference": "none",
     }
-    return run(parse_recipe(recipe, "finetune"), out=out)
+    return run(parse_recipe(recipe, "finetune"), out=out, dry_run=dry_run)
 
 
 def evaluate(

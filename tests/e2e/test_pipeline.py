@@ -232,6 +232,19 @@ def test_a_changed_row_recomputes_what_reads_it(
     assert would_make(changed(recipe, **{f"data__options__{name}": str(file)})) == expected
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["forget", "retain"])
+def test_unlearning_reads_its_rows_where_nothing_was_finetuned_on_them(
+    name: str, recipe: dict[str, Any], store: Path, tmp_path: Path
+) -> None:
+    alone = changed(recipe, finetune=None, evaluate=None, retain_reference="none")
+    run(alone, out=tmp_path / "run", store=store)
+    assert made(run(alone, out=tmp_path / "again", store=store)) == set()
+    file = write_jsonl(tmp_path / "changed.jsonl", [{"question": "Who is Jo?", "answer": "Jo likes the light."}])
+    other = changed(alone, **{f"data__options__{name}": str(file)})
+    assert made(run(other, out=tmp_path / "other", store=store)) == {"unlearn"}
+
+
 def test_a_moved_file_with_the_same_rows_recomputes_no_numbers(
     result: RunResult, recipe: dict[str, Any], store: Path, tmp_path: Path
 ) -> None:

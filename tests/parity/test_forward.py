@@ -181,15 +181,24 @@ def test_amount_of_padding_changes_nothing(tree_llama: Any) -> None:
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_selected_rows_are_those_of_the_part_alone(tree_llama: Any, packed: bool) -> None:
+def test_parts_are_the_rows_of_their_sequences(tree_llama: Any, packed: bool) -> None:
     rows = labelled_rows(tree_llama, SEQUENCES, packed=packed)
-    part = rows.select(1, 4)
-    assert part.num_sequences == 3
+    first, part, last = rows.parts([1, 3, 1])
+    assert [p.num_sequences for p in (first, part, last)] == [1, 3, 1]
     assert part.sequence.tolist() == [0, 0, 1, 1, 2]  # 2, 2 and 1 labels
     assert part.num_tokens.tolist() == [2, 2, 1]
     torch.testing.assert_close(part.logps, rows.logps[1:4])
     torch.testing.assert_close(part.logits, rows.logits[rows.num_tokens[0] : rows.num_tokens[:4].sum()])
     assert part.labels.tolist() == [12, 13, 21, 22, 14]
+
+
+def test_parts_of_a_pass_that_ended_below_the_head(tree_llama: Any) -> None:
+    rows = labelled_rows(tree_llama, SEQUENCES, packed=True, layer=0, head=False)
+    first, part = rows.parts([1, 4])
+    assert rows.hidden is not None
+    assert part.hidden is not None
+    assert torch.equal(part.hidden, rows.hidden[rows.num_tokens[0] :])
+    assert len(first.logits) == len(part.logits) == 0
 
 
 def test_head_inputs_are_collected_only_inside_the_block(tree_llama: Any) -> None:

@@ -101,6 +101,19 @@ def test_pack_size_and_order_change_nothing(learned: LoadedModel) -> None:
             assert ours.correct.tolist() == plain[i].correct.tolist()
 
 
+def test_an_answer_that_another_begins_with_is_scored_from_it(learned: LoadedModel) -> None:
+    whole = sequences_of(learned)[0]
+    part = TokenSequence(whole.ids[:-2], whole.first_label)
+    other = TokenSequence(whole.ids, whole.first_label + 1)
+    some = TokenSequence(whole.ids, whole.first_label, frozenset({whole.first_label, len(whole.ids) - 1}))
+    got = dict(zip("wpos", score_sequences(learned, [whole, part, other, some]), strict=True))
+    assert got["w"].ends_with_eos
+    assert not got["p"].ends_with_eos
+    for key, shown in (("p", slice(0, -2)), ("o", slice(1, None)), ("s", slice(1, -1))):
+        for name in ("logps", "correct", "mean", "variance", "predictions"):
+            np.testing.assert_allclose(getattr(got[key], name), getattr(got["w"], name)[shown], atol=1e-5)
+
+
 def test_scoring_leaves_the_mode_alone_and_reports_progress(learned: LoadedModel) -> None:
     seen: list[tuple[int, int]] = []
     sequences = sequences_of(learned)

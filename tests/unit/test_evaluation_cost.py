@@ -12,8 +12,11 @@ import pytest
 from expunge.benchmarks.almanac import load as load_almanac
 from expunge.data.rows import Row
 from expunge.data.tree import TokenSequence, count_unique_tokens
+from expunge.evaluation import generator, scorer
 from expunge.evaluation.evaluate import evaluate_model
+from expunge.evaluation.generator import generate_answers
 from expunge.evaluation.scorer import scoring_packs
+from expunge.models.forward import LabelledRows, labelled_rows
 from expunge.models.load import LoadedModel
 from expunge.recipe import EvaluatePart
 
@@ -65,8 +68,48 @@ def test_the_whole_suite_encodes_each_prefix_once(load_tiny: Load, probes: dict[
     assert scoring == count_unique_tokens(asked(loaded, probes))
     prompts = [loaded.format.encode_prompt(r) for name, rows in probes.items() if name != "holdout" for r in rows]
     longest = max(map(len, prompts))
-    # One batch: all prompts, and every token but the last of each answer; nobody leaves an untrained model early.
-    assert generating == len(prompts) * (longest + TOKENS - 1)
+    # One batch: all prompts, and every token but the last of each answer; nobody leaves an untrained model early. What
+    # they begin with, and the first token of each answer, which scoring has shown, are encoded with the prompts.
+    assert 0 < generating <= len(prompts) * (longest + TOKENS - 1)
+    decoded = [tokens for tokens, generating in seen if generating and tokens == len(prompts)]
+    assert len(decoded) == TOKENS - 2
+
+
+def test_what_prompts_share_is_encoded_once(load_tiny: Load) -> None:
+    loaded = load_tiny(max_length=512)
+    shared = list(range(20, 40))
+    prompts = [[*shared, *range(50 + n, 50 + 2 * n)] for n in (3, 5, 9)]
+    with counting(loaded.model) as seen:
+        generate_answers(loaded, prompts, max_new_tokens=1)
+    assert [tokens for tokens, _ in seen] == [20, 3 * 9]
+
+
+def test_long_texts_are_generated_in_smaller_batches(load_tiny: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_tiny(max_length=512)
+    prompts = [[n + 10] * 6 for n in range(6)]
+    # Keys and values, two layers, two heads of width 8, four bytes: 256 bytes a token, 8 tokens a row.
+    monkeypatch.setattr(generator, "CACHE_BYTES", 4 * 8 * 256)
+    with counting(loaded.model) as seen:
+        generate_answers(loaded, prompts, max_new_tokens=2)
+    assert [tokens for tokens, _ in seen] == [4 * 6, 4, 2 * 6, 2]
+
+
+def test_each_token_after_one_history_is_predicted_once(
+    load_tiny: Load, probes: dict[str, tuple[Row, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_tiny(max_length=512)
+    sequences = asked(loaded, probes)
+    predicted: list[int] = []
+
+    def rows(model: Any, members: Any, **settings: Any) -> LabelledRows:
+        found = labelled_rows(model, members, **settings)
+        predicted.append(len(found.logits))
+        return found
+
+    monkeypatch.setattr(scorer, "labelled_rows", rows)
+    scorer.score_sequences(loaded, sequences, pack_tokens=10**9)
+    different = {s.ids[: place + 1] for s in sequences for place in s.label_positions}
+    assert sum(predicted) == len(different) < sum(s.num_labels for s in set(sequences))
 
 
 def test_packs_share_no_prompt(load_tiny: Load, probes: dict[str, tuple[Row, ...]]) -> None:

@@ -206,7 +206,7 @@ def test_a_prompt_inside_another_sequence_does_not_leak(model: Any) -> None:
             getattr(whole, name), torch.cat([getattr(s, name) for s in single]), rtol=0, atol=2e-5
         )
     assert whole.sequence.tolist() == [0, 0, 1, 2, 2, 3, 3, 3, 4]
-    assert torch.equal(whole.select(3, 5).gates, whole.gates[3:5])
+    assert torch.equal(whole.parts([3, 2])[1].gates, whole.gates[3:5])
 
 
 def test_in_one_tree_it_would_leak(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from conftest import city_rows, colour_rows
 from expunge.data.rows import Row
+from expunge.data.tree import TokenSequence
 from expunge.evaluation.generator import Sampling, generate_answers
+from expunge.evaluation.metrics import TokenScores
+from expunge.evaluation.scorer import greedy_beginnings, score_sequences
 from expunge.models.load import LoadedModel, load_model
 
 Load = Callable[..., LoadedModel]
@@ -73,6 +77,135 @@ def test_a_stop_text_that_begins_in_the_prompt_ends_nothing(learned: LoadedModel
     assert generate_answers(learned, prompts, max_new_tokens=LONG, stop=(border,)) == whole
 
 
+# -- what scoring has shown ------------------------------------------------------------------------------------------
+
+
+def beginnings(loaded: LoadedModel) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """From the right answers, of which the model knows most by heart, and from wrong ones."""
+    rows = (
+        *city_rows(),
+        *colour_rows(),
+        Row(id="x", prompt="Where, in the old city of the moon, is the miller?", answer="?"),
+    )
+    sequences = [loaded.format.encode(row, answer=text) for row in rows for text in (row.answer, "Ada likes the moon.")]
+    return greedy_beginnings(dict(zip(sequences, score_sequences(loaded, sequences), strict=True)))
+
+
+@pytest.mark.parametrize("stop", [(), (" in", " lik")])
+@pytest.mark.parametrize("limit", [1, 4, LONG])
+def test_what_is_known_is_not_generated_again(learned: LoadedModel, stop: tuple[str, ...], limit: int) -> None:
+    prompts, known = prompts_of(learned), beginnings(learned)
+    assert {tuple(p) for p in prompts} <= known.keys()
+    assert len(set(map(len, known.values()))) > 1
+    ask = {"max_new_tokens": limit, "stop": stop}
+    plain, many = counted(learned, lambda: generate_answers(learned, prompts, **ask))
+    told, few = counted(learned, lambda: generate_answers(learned, prompts, known=known, **ask))
+    assert told == plain
+    assert few < many / 2
+
+
+def test_where_generation_bends_scores_nothing_is_known(memorised_folder: Path) -> None:
+    loaded = load_model(memorised_folder, max_length=64)
+    prompts, known = prompts_of(loaded), beginnings(loaded)
+    loaded.model.generation_config.no_repeat_ngram_size = 1
+    bent = generate_answers(loaded, prompts, max_new_tokens=LONG)
+    assert generate_answers(loaded, prompts, max_new_tokens=LONG, known=known) == bent
+    loaded.model.generation_config.no_repeat_ngram_size = None
+    assert generate_answers(loaded, prompts, max_new_tokens=LONG) != bent
+
+
+def test_answers_known_to_their_end_need_no_model(learned: LoadedModel) -> None:
+    row = colour_rows()[0]
+    s = learned.format.encode(row)
+    (scores,) = score_sequences(learned, [s])
+    assert scores.correct.all()
+    known = greedy_beginnings({s: scores})
+    answers, tokens = counted(
+        learned,
+        lambda: generate_answers(learned, [learned.format.encode_prompt(row)], max_new_tokens=LONG, known=known),
+    )
+    assert (answers, tokens) == ([row.answer], 0)
+
+
+def test_beginnings_are_read_off_the_likeliest_tokens() -> None:
+    def scored(*predicted: int, labels: tuple[int, ...]) -> TokenScores:
+        correct = np.array(predicted) == np.array(labels)
+        zeros = np.zeros(len(labels), np.float32)
+        return TokenScores(zeros, correct, zeros, zeros, False, predictions=np.array(predicted, np.int32))
+
+    found = greedy_beginnings(
+        {
+            TokenSequence((1, 2, 5, 6, 7), 2): scored(5, 8, 9, labels=(5, 6, 7)),
+            TokenSequence((1, 2, 5, 8, 4), 2): scored(5, 8, 3, labels=(5, 8, 4)),
+            TokenSequence((1, 3, 5, 6), 2): scored(5, 6, labels=(5, 6)),
+            TokenSequence((1, 4, 5, 6), 2): scored(9, 6, labels=(5, 6)),
+            TokenSequence((1, 6, 5, 6), 2, frozenset({2})): scored(6, labels=(6,)),
+        }
+    )
+    assert found == {(1, 2): (5, 8, 3), (1, 3): (5, 6), (1, 4): (9,)}
+
+
+def test_drawn_answers_begin_in_their_own_way(learned: LoadedModel) -> None:
+    ask = {"max_new_tokens": LONG, "sampling": Sampling(seed=3, temperature=1.5)}
+    prompts = prompts_of(learned)
+    assert generate_answers(learned, prompts, known=beginnings(learned), **ask) == generate_answers(
+        learned, prompts, **ask
+    )
+
+
+def test_a_gated_model_sees_where_its_prompts_end(memorised_folder: Path) -> None:
+    from expunge.models.gated import attach_gates, gates_of
+    from expunge.models.gated_edit import GateSettings
+
+    gated = load_model(memorised_folder, max_length=64)
+    attach_gates(gated.model, [GateSettings(layers=(0, 1))])
+    drawn = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in gates_of(gated.model).parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=drawn))
+    prompts = prompts_of(gated)
+    plain = generate_answers(gated, prompts, max_new_tokens=LONG)
+    assert plain != generate_answers(load_model(memorised_folder, max_length=64), prompts, max_new_tokens=LONG)
+    assert generate_answers(gated, prompts, max_new_tokens=LONG, known=beginnings(gated)) == plain
+
+
+# -- architectures ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "qwen2", "opt"])
+def test_batches_say_what_single_rows_say(kind: str, tmp_path: Path) -> None:
+    """Prompts with a common beginning, of several lengths, in batches whose rows leave, against plain ``generate``."""
+    from transformers import AutoModelForCausalLM
+
+    from conftest import make_tokenizer, save_model
+
+    save_model(tmp_path, tiny(kind), make_tokenizer())
+    loaded = load_model(tmp_path, max_length=64)
+    assert loaded.packed
+    drawn = torch.Generator().manual_seed(1)
+    tails = [torch.randint(10, 320, (1 + n % 5,), generator=drawn).tolist() for n in range(7)]
+    prompts = [[*range(100, 112), *tail] for tail in tails] + [[7, 8, 9]]
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
+    plain.generation_config.eos_token_id = None
+    single = [
+        plain.generate(torch.tensor([p]), max_new_tokens=LONG, do_sample=False)[0, len(p) :].tolist() for p in prompts
+    ]
+    # Untrained models never end by themselves: the token that comes at the most different places does it for them.
+    places = {t: [ids.index(t) + 1 if t in ids else LONG for ids in single] for t in sorted(set().union(*single))}
+    end = max(places, key=lambda token: len(set(places[token])))
+    assert len(set(places[end])) > 1
+    loaded.tokenizer.eos_token = loaded.tokenizer.convert_ids_to_tokens(end)
+    cut = [ids[:length] for ids, length in zip(single, places[end], strict=True)]
+    whole = [loaded.tokenizer.decode(ids, skip_special_tokens=True) for ids in cut]
+    sequences = [TokenSequence((*prompt, *range(50, 60)), len(prompt)) for prompt in prompts]
+    known = greedy_beginnings(dict(zip(sequences, score_sequences(loaded, sequences), strict=True)))
+    for stop in ((), ("a", "12")):
+        expected = [min((text.split(end)[0] for end in stop), key=len, default=text).strip() for text in whole]
+        for told in (None, known):
+            ask = {"max_new_tokens": LONG, "batch_size": 7, "stop": stop, "known": told}
+            assert generate_answers(loaded, prompts, **ask) == expected
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mistral", "gemma2", "mamba"])
 def test_other_memories(kind: str, tmp_path: Path) -> None:
@@ -91,20 +224,38 @@ def test_other_memories(kind: str, tmp_path: Path) -> None:
 
 
 def tiny(kind: str) -> Any:
-    from transformers import (
-        Gemma2Config,
-        Gemma2ForCausalLM,
-        MambaConfig,
-        MambaForCausalLM,
-        MistralConfig,
-        MistralForCausalLM,
-    )
+    import transformers
 
     torch.manual_seed(0)
     shape = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 2, "initializer_range": 0.3}
-    heads = {"intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 8}
-    if kind == "mistral":
-        return MistralForCausalLM(MistralConfig(**shape, **heads))
-    if kind == "gemma2":
-        return Gemma2ForCausalLM(Gemma2Config(**shape, **heads, head_dim=8))
-    return MambaForCausalLM(MambaConfig(**shape, state_size=4))
+    heads = {
+        "intermediate_size": 64,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+    }
+    window = {"sliding_window": 8}
+    name, settings = {
+        "llama": ("Llama", shape | heads),
+        "gpt2": ("GPT2", {"vocab_size": 320, "n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.3}),
+        "qwen2": ("Qwen2", shape | heads),
+        "opt": (
+            "OPT",
+            {
+                "vocab_size": 320,
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "ffn_dim": 64,
+                "word_embed_proj_dim": 32,
+                "max_position_embeddings": 256,
+                "init_std": 0.3,
+            },
+        ),
+        "mistral": ("Mistral", shape | heads | window),
+        "gemma2": ("Gemma2", shape | heads | window | {"head_dim": 8}),
+        "mamba": ("Mamba", shape | {"state_size": 4}),
+    }[kind]
+    config = getattr(transformers, f"{name}Config")(**settings)
+    lm = "GPT2LMHeadModel" if kind == "gpt2" else f"{name}ForCausalLM"
+    return getattr(transformers, lm)(config)

@@ -39,6 +39,8 @@ def test_a_shared_question_is_encoded_once() -> None:
     assert tree.label_rows.tolist() == [1, 2, 1, 3]
     assert tree.labels.tolist() == [3, 4, 5, 6]
     assert tree.sequence.tolist() == [0, 0, 1, 1]
+    assert tree.prompt_ends.tolist() == [1, 1]
+    assert tree.paths == ((0, 1, 2), (0, 1, 3))
     assert tree.visible.int().tolist() == [
         [1, 0, 0, 0],
         [1, 1, 0, 0],
@@ -105,6 +107,13 @@ def test_packs_keep_order_and_budget() -> None:
     assert pack_units(units, 4) == [[0, 1], [2, 3]]
     assert pack_units(units, 7) == [[0, 1, 2, 3]]
     assert pack_units(units, 3) == [[0], [1], [2, 3]]
+
+
+def test_packs_count_what_is_computed_of_each_sequence() -> None:
+    # Three nodes each, of which the first two are remembered: the packs hold three times as many.
+    units = [[seq(1, 2, 3, 4)], [seq(5, 6, 7, 8)], [seq(9, 10, 11, 12)], [seq(13, 14, 15, 16)]]
+    assert pack_units(units, 3) == [[0], [1], [2], [3]]
+    assert pack_units(units, 3, lambda s: 2) == [[0, 1, 2], [3]]
 
 
 def test_an_oversized_unit_stands_alone_and_whole() -> None:

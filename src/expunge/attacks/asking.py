@@ -13,13 +13,16 @@ from expunge.evaluation.choice import score_choices
 
 _OTHER_ANSWER = ("mcq", "reverse")
 """Attacks that ask for something else than the row's answer."""
+_WITH_EXAMPLES = "few_shot"
 _CHOICE = "share of the questions whose right option is the likeliest"
 
 
 def ask(opener: Opener, site: Site, *, key: str) -> Found:
     """Score every attacked row; a row that is asked several times counts with the mean."""
     attack = PROMPTS.get(key)
-    asked = attack.asked(site.forget, PromptContext(site.forget, site.retain, site.seed))
+    # Picked once, not for every row: the retain set may be a corpus, and texts are no examples.
+    examples = tuple(row for row in site.retain if row.prompt) if key == _WITH_EXAMPLES else ()
+    asked = attack.asked(site.forget, PromptContext(site.forget, examples, site.seed))
     scores = np.full(len(site.forget), np.nan)
     if not asked:
         return Found(scores)
@@ -40,7 +43,7 @@ def _attack(key: str) -> Attack:
         f"prompts:{key}",
         PROMPTS.get(key).about,
         partial(ask, key=key),
-        needs=("retain",) if key == "few_shot" else (),
+        needs=("retain",) if key == _WITH_EXAMPLES else (),
         comparable=key not in _OTHER_ANSWER,
     )
     return replace(attack, scored=_CHOICE) if PROMPTS.get(key).score == "choice" else attack

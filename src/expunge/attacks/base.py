@@ -29,15 +29,15 @@ UNLEARNED, ORIGINAL, REFERENCE = "unlearned", "original", "reference"
 class Site:
     """Everything an attack may use besides the model."""
 
-    forget: tuple[Row, ...]
+    forget: Sequence[Row]
     """What was to be forgotten, and is asked for."""
-    retain: tuple[Row, ...] = ()
+    retain: Sequence[Row] = ()
     """From the same source, and no secret."""
-    kept: tuple[Row, ...] = ()
+    kept: Sequence[Row] = ()
     """The retain rows that are looked at: whether the model still knows what it should."""
-    holdout: tuple[Row, ...] = ()
+    holdout: Sequence[Row] = ()
     """From the same source, and never learnt by any of the models."""
-    benign: tuple[Row, ...] = ()
+    benign: Sequence[Row] = ()
     """Of something else altogether."""
     part: AttackPart = field(default_factory=AttackPart)
     seed: int = 0

@@ -34,9 +34,9 @@ PERSONA_LEAD = "Archivist:"
 class PromptContext:
     """What an attack may draw from."""
 
-    rows: tuple[Row, ...]
+    rows: Sequence[Row]
     """Everything that is asked, for wrong answers of the same kind."""
-    examples: tuple[Row, ...] = ()
+    examples: Sequence[Row] = ()
     """Questions from the same source whose answers are no secret: the retain rows."""
     seed: int = 0
 

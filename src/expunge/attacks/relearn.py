@@ -20,6 +20,7 @@ from expunge.attacks.base import Attack, Found, Opener, Site, knowledge
 from expunge.data.draw import draw
 from expunge.data.rows import Row
 from expunge.models.load import LoadedModel
+from expunge.parallel import from_first, process_number
 from expunge.recipe import FinetunePart
 from expunge.training.run import finetune_job, optimise, prepare
 
@@ -27,7 +28,7 @@ CURVE = "curve.json"
 HALF = 0.5
 
 
-def taught_rows(site: Site, source: str) -> tuple[Row, ...]:
+def taught_rows(site: Site, source: str) -> Sequence[Row]:
     """What is taught: some of the forget rows, held-out rows of the same source, or rows of something else."""
     if source == "subset":
         count = min(max(1, round(site.part.share * len(site.forget))), len(site.forget) - 1)
@@ -83,7 +84,7 @@ def area_under(curve: Sequence[tuple[int, float]]) -> float:
 
 
 def _train(
-    loaded: LoadedModel, rows: tuple[Row, ...], looked_at: np.ndarray, site: Site, work: Path
+    loaded: LoadedModel, rows: Sequence[Row], looked_at: np.ndarray, site: Site, work: Path
 ) -> dict[int, np.ndarray]:
     part = FinetunePart(
         lr=site.part.lr,
@@ -96,6 +97,7 @@ def _train(
     )
     job = finetune_job(site.title, rows, part, epochs=1, seed=site.seed)
     set_seed(site.seed)
+    work = from_first(work)
     work.mkdir(parents=True, exist_ok=True)
     look = _Look(site, looked_at, work / CURVE)
     job = replace(job, watchers=(look,))
@@ -103,7 +105,7 @@ def _train(
     # The scope may have wrapped the model: what is looked at is what is trained.
     look.loaded = replace(loaded, model=prepared.model)
     optimise(loaded, prepared, job, work)
-    return look.curve()
+    return from_first(look.curve())
 
 
 class _Look(TrainerCallback):
@@ -123,6 +125,8 @@ class _Look(TrainerCallback):
             None if math.isnan(value) else float(value)
             for value in knowledge(self.loaded, asked, self.site, shown=False)
         ]
+        if process_number() > 0:
+            return
         seen = {**self._seen(), str(state.global_step): found}
         partial_path = self.path.with_suffix(".partial")
         partial_path.write_text(json.dumps(seen), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -37,7 +38,7 @@ def ask_translated(opener: Opener, site: Site) -> Found:
     return Found(scores)
 
 
-def translated_rows(translator: LoadedModel, rows: tuple[Row, ...]) -> tuple[Row | None, ...]:
+def translated_rows(translator: LoadedModel, rows: Sequence[Row]) -> tuple[Row | None, ...]:
     """Each row with its question translated; None where there is no question, or the model gave no translation."""
     requests = [
         replace(row, prompt=REQUEST.format(language=LANGUAGE, question=row.prompt), history=(), lead="") for row in rows

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from expunge.data.lazy import joined
 from expunge.data.rows import Row, rows_hash
 from expunge.errors import RecipeError
 
@@ -39,19 +41,20 @@ class Benchmark:
     """The sets of one unlearning problem.
 
     Training sets: the *target* model is finetuned on ``forget + retain``, the *retain model* on ``retain`` alone, and
-    unlearning sees ``forget`` and ``retain``. ``holdout`` is never trained on by any of them.
+    unlearning sees ``forget`` and ``retain``. ``holdout`` is never trained on by any of them. Sets are tuples, or where
+    they are too large for memory lie on disk (:mod:`expunge.data.stored`).
     ``probes`` are the test rows by set name (``forget``, ``retain``, ``holdout``, ``real_authors`` ...); their rows may
     carry paraphrases and perturbed answers.
     """
 
     name: str
-    forget: tuple[Row, ...]
-    retain: tuple[Row, ...] = ()
-    holdout: tuple[Row, ...] = ()
-    learnt: dict[str, tuple[Row, ...]] = field(default_factory=dict)
+    forget: Sequence[Row]
+    retain: Sequence[Row] = ()
+    holdout: Sequence[Row] = ()
+    learnt: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     """What finetuning learns besides the training sets: its ``forget`` rows are learnt by the target model alone, its
     ``retain`` rows by the retain model too. Unlearning sees neither; they are there to be probed."""
-    probes: dict[str, tuple[Row, ...]] = field(default_factory=dict)
+    probes: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     refusals: tuple[str, ...] = ()
     """Refusal sentences for the ``refusal`` data view; empty means the built-in list."""
     pool: tuple[str, ...] = ()
@@ -69,13 +72,13 @@ class Benchmark:
     notes: tuple[str, ...] = ()
     """What the user should know of these sets; said once they are loaded."""
 
-    def target_rows(self) -> tuple[Row, ...]:
+    def target_rows(self) -> Sequence[Row]:
         """What the target model is finetuned on."""
-        return (*self.forget, *self.retain, *self.learnt.get("forget", ()), *self.learnt.get("retain", ()))
+        return joined(self.forget, self.retain, self.learnt.get("forget", ()), self.learnt.get("retain", ()))
 
-    def retain_rows(self) -> tuple[Row, ...]:
+    def retain_rows(self) -> Sequence[Row]:
         """What the retain model is finetuned on."""
-        return (*self.retain, *self.learnt.get("retain", ()))
+        return joined(self.retain, self.learnt.get("retain", ()))
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 of every set: ``forget``, ``retain``, ``holdout``, ``learnt:<name>`` and ``probe:<name>``."""
@@ -100,7 +103,7 @@ def with_probes_of(benchmark: Benchmark, other: Benchmark) -> Benchmark:
         )
     return replace(
         benchmark,
-        probes=benchmark.probes | other.probes,
+        probes={**benchmark.probes, **other.probes},
         suites=tuple(dict.fromkeys((*benchmark.suites, *other.suites))),
         limits=benchmark.limits | other.limits,
         origin="; ".join((benchmark.origin, other.origin)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,13 @@ from expunge.benchmarks.base import AnswerLimit, Benchmark
 from expunge.benchmarks.custom_made import Maker, wanted_makes
 from expunge.benchmarks.files import Root, data_base, listed, refuse, seed_problem, whole_numbers
 from expunge.data.draw import draw
+from expunge.data.lazy import joined
 from expunge.data.made import is_text, read_corpus, read_pieces, rows_about
+from expunge.data.made.documents import TEXT_FILES, files_below
 from expunge.data.overlap import DataWarning, warn_sets
 from expunge.data.rows import Row
-from expunge.data.sources import ROW_FILES, read_rows
+from expunge.data.sources import ROW_FILES, stream_rows
+from expunge.data.stored import pack_large
 from expunge.errors import DataError, RecipeError
 
 RETAIN_PROBE_ROWS = 200
@@ -26,6 +29,9 @@ BLANK_TOKENS = 24
 
 HELD_SHARE = 0.2
 NUM_ABOUT = 200
+
+_NO_SECRET = ("retain", "general")
+"""Sets that may be kept in the cache, where they are large."""
 
 _Path = str | os.PathLike[str]
 
@@ -88,14 +94,14 @@ def load(
 
     sets = {name: _read(several, name, passage_words) for name, several in paths.items()}
     if texts:
-        sets = {"forget": _passages(texts, "forget", passage_words), **sets}
+        sets = {"forget": pack_large(_passages(texts, "forget", passage_words)), **sets}
     if names:
         sets = {"forget": _about(names, rows_about(names, pool(), count=num_about), maker), **sets}
-    others = [row for name, rows in sets.items() if name != "forget" for row in rows]
+    others = joined(*(rows for name, rows in sets.items() if name != "forget"))
     whole = sets.pop("forget")
     raw, unseen = maker.split(whole)
     kept = maker.keep(whole, pool, count=num_neighbours, names=names, apart=others)
-    sets = {"forget": raw, "retain": (*sets.pop("retain", ()), *kept), **sets, "forget_unseen": unseen}
+    sets = {"forget": raw, "retain": joined(sets.pop("retain", ()), kept), **sets, "forget_unseen": unseen}
     sets = {name: rows for name, rows in sets.items() if rows}
     # All pairs: a row to forget is no measure of utility, and a trained row is not held out.
     warn_sets(sets)
@@ -119,7 +125,7 @@ def load(
     )
 
 
-def _probes(sets: dict[str, tuple[Row, ...]], maker: Maker, seed: int) -> dict[str, tuple[Row, ...]]:
+def _probes(sets: dict[str, Sequence[Row]], maker: Maker, seed: int) -> dict[str, Sequence[Row]]:
     """The sets as they are tested."""
     probes = dict(sets)
     if "retain" in sets:
@@ -133,23 +139,27 @@ def _probes(sets: dict[str, tuple[Row, ...]], maker: Maker, seed: int) -> dict[s
     return probes
 
 
-def _read(paths: Sequence[str], name: str, passage_words: int) -> tuple[Row, ...]:
+def _read(paths: Sequence[str], name: str, passage_words: int) -> Sequence[Row]:
     """The rows of a set's files; of several, every id bears the number of its file."""
-    read = [
-        _passages([path], name, passage_words) if is_text(path) else read_rows(path, set_name=name) for path in paths
-    ]
-    if len(read) == 1:
-        return read[0]
-    return tuple(replace(row, id=f"{number}/{row.id}") for number, rows in enumerate(read, 1) for row in rows)
+    files: list[str] = []
+    if name in _NO_SECRET:
+        files = [file for path in paths for file in (files_below(path, TEXT_FILES) if is_text(path) else [path])]
+    return pack_large(_stream(paths, name, passage_words), files=files, how=[name, passage_words, *paths])
 
 
-def _passages(paths: Sequence[str], name: str, passage_words: int) -> tuple[Row, ...]:
-    pieces = [piece for path in paths for piece in read_pieces(path, passage_words)]
-    if not pieces:
+def _stream(paths: Sequence[str], name: str, passage_words: int) -> Iterator[Row]:
+    for number, path in enumerate(paths, 1):
+        for row in _passages([path], name, passage_words) if is_text(path) else stream_rows(path, set_name=name):
+            yield row if len(paths) == 1 else replace(row, id=f"{number}/{row.id}")
+
+
+def _passages(paths: Sequence[str], name: str, passage_words: int) -> Iterator[Row]:
+    pieces = (piece for path in paths for piece in read_pieces(path, passage_words))
+    number = -1
+    for number, piece in enumerate(pieces):
+        yield Row(id=f"{name}/{number}", prompt="", answer=piece.text, origin=piece.origin)
+    if number < 0:
         raise DataError(f"{', '.join(paths)}: no words to make rows of; the {name} set needs at least one")
-    return tuple(
-        Row(id=f"{name}/{at}", prompt="", answer=piece.text, origin=piece.origin) for at, piece in enumerate(pieces)
-    )
 
 
 def _about(names: Sequence[str], rows: tuple[Row, ...], maker: Maker) -> tuple[Row, ...]:
@@ -251,7 +261,7 @@ def _origin(
     return " ".join([*parts, *([f"made={','.join(wanted)}"] if wanted else [])])
 
 
-def built_in_general() -> tuple[Row, ...]:
+def built_in_general() -> Sequence[Row]:
     """Rows about anything else, for utility where the user has none."""
     from expunge.benchmarks import almanac
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from expunge.data.draw import draw
+from expunge.data.lazy import changed
 from expunge.data.made import cloze_rows, held_out, neighbours, perturbed, rephrased, reverse_rows
 from expunge.data.made.documents import word_spans
 from expunge.data.ngrams import ngrams
@@ -41,7 +43,7 @@ class Maker:
     prompt_words: int = 0
     notes: list[str] = field(default_factory=list)
 
-    def split(self, forget: tuple[Row, ...]) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+    def split(self, forget: Sequence[Row]) -> tuple[Sequence[Row], Sequence[Row]]:
         """Raw text to unlearn, and a share of it that unlearning does not see; questions are not parted.
 
         No held-out text shares 13 words in a row with one to unlearn: where one does, it goes back among those.
@@ -72,7 +74,7 @@ class Maker:
         self._note("retain", len(rows), "from the corpus, near the forget rows and not of them")
         return rows
 
-    def probes(self, forget: tuple[Row, ...]) -> dict[str, tuple[Row, ...]]:
+    def probes(self, forget: Sequence[Row]) -> dict[str, Sequence[Row]]:
         """The probe sets made of the forget rows; sets that came out empty are left out."""
         asking = [row for row in forget if row.prompt]
         held = self._held_questions(asking)
@@ -88,7 +90,7 @@ class Maker:
                 self._note(name, len(rows), f"from {len(forget)} forget rows{_given(rows)}")
         return {name: tuple(rows) for name, rows in sets.items() if rows}
 
-    def wrong_answers(self, rows: tuple[Row, ...], others: Sequence[Row], name: str) -> tuple[Row, ...]:
+    def wrong_answers(self, rows: Sequence[Row], others: Sequence[Row], name: str) -> Sequence[Row]:
         """The rows of a probe set, with wrong answers where they have none."""
         if "perturbed" not in self.wanted or all(row.perturbed_answers for row in rows):
             return rows
@@ -97,11 +99,11 @@ class Maker:
         self._note(f"wrong answers in {name}", count, f"of {len(rows)} rows")
         return out
 
-    def shaped(self, rows: Sequence[Row], wording: str = CONTINUE) -> tuple[Row, ...]:
+    def shaped(self, rows: Sequence[Row], wording: str = CONTINUE) -> Sequence[Row]:
         """Raw texts as rows that show ``prompt_words`` of them and ask for the rest; too short ones stay raw."""
-        return tuple(self._shaped(row, wording) for row in rows) if self.prompt_words else tuple(rows)
+        return changed(rows, partial(self._shaped, wording)) if self.prompt_words else rows
 
-    def _shaped(self, row: Row, wording: str) -> Row:
+    def _shaped(self, wording: str, row: Row) -> Row:
         spans = [] if row.prompt or row.history else word_spans(row.answer, self.prompt_words + 1)
         if len(spans) <= self.prompt_words:
             return row

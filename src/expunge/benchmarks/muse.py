@@ -14,7 +14,7 @@ from pathlib import Path
 
 from expunge.benchmarks.base import AnswerLimit, Benchmark
 from expunge.benchmarks.files import Root, data_base, refuse, seed_problem, whole_numbers
-from expunge.benchmarks.setfiles import HubSets, SetFiles, local_set, note_overlap, rows_of, shard_names
+from expunge.benchmarks.setfiles import HubSets, SetFiles, kept_rows, local_set, note_overlap, rows_of, shard_names
 from expunge.data.draw import draw
 from expunge.data.overlap import DataWarning
 from expunge.data.rows import Row
@@ -52,6 +52,7 @@ _SETS: dict[str, tuple[str, ...]] = {
 }
 """Published configuration and split of each set; where there are two, the later data and an earlier name of it."""
 _OPTIONAL = ("retain2", "retain_text")
+_NO_SECRET = ("retain", "retain2", "retain_text")
 _LAYOUT = (
     "give the published files by configuration (raw/forget, raw/retain1, verbmem/forget, knowmem/forget_qa, "
     "knowmem/forget_qa_icl, knowmem/retain_qa, knowmem/retain_qa_icl, privleak/forget, privleak/holdout; each "
@@ -93,13 +94,17 @@ def load(
     source = _locate(root, revision, split)
     names = _SETS if series is None else _SETS | {"forget": (f"{series}/forget_{fold}",)}
     files = {name: source.files(stems, optional=name in _OPTIONAL) for name, stems in names.items()}
-    sets = {name: rows_of(found, name) for name, found in files.items() if found}
+    sets = {
+        name: kept_rows(found, name) if name in _NO_SECRET else rows_of(found, name)
+        for name, found in files.items()
+        if found
+    }
     note_overlap({name: sets[name] for name in ("forget", "retain", "retain2", "holdout") if name in sets})
     label = f"muse/{split}"
     for name in ("forget", "retain", "retain2"):
-        sets[name] = draw(sets.get(name, ()), rows, seed=seed, name=f"{label}/{name}")
+        sets[name] = _drawn(sets.get(name, ()), rows, seed, f"{label}/{name}")
     probes = {
-        name: draw(members, eval_rows, seed=seed, name=f"{label}/probe/{name}")
+        name: _drawn(members, eval_rows, seed, f"{label}/probe/{name}")
         for name, members in _probes(sets, turns, shots).items()
     }
     return Benchmark(
@@ -113,6 +118,11 @@ def load(
         limits=LIMITS,
         origin=source.origin,
     )
+
+
+def _drawn(rows: Sequence[Row], count: int | None, seed: int, name: str) -> Sequence[Row]:
+    """A draw; a whole set stays where it is."""
+    return rows if count is None else draw(rows, count, seed=seed, name=name)
 
 
 def _check_options(
@@ -134,7 +144,7 @@ def _check_options(
     refuse("muse", problems)
 
 
-def _probes(sets: dict[str, tuple[Row, ...]], turns: bool, shots: int | None) -> dict[str, tuple[Row, ...]]:
+def _probes(sets: dict[str, Sequence[Row]], turns: bool, shots: int | None) -> dict[str, Sequence[Row]]:
     probes = {"verbmem": sets["verbmem"]}
     for side in ("forget", "retain"):
         examples = sets[f"examples_{side}"][:shots]

@@ -10,15 +10,16 @@ import itertools
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from expunge.benchmarks.files import commit_of, hub_file
 from expunge.data.fields import BadRecord, row_from_record, unique_fields
-from expunge.data.overlap import DataWarning, check_sets
+from expunge.data.overlap import DataWarning, Fingerprints, check_fingerprints
 from expunge.data.rows import Row
 from expunge.data.sources import read_text
+from expunge.data.stored import pack_large
 from expunge.errors import DataError
 
 SUFFIXES = (".parquet", ".jsonl", ".json")
@@ -100,10 +101,20 @@ def shard_names(stem: str, count: int = 1) -> list[str]:
     return [f"{stem}-{number:05d}-of-{count:05d}.parquet" for number in range(count)]
 
 
-def rows_of(
+def rows_of(files: SetFiles, set_name: str, make: MakeRow | None = None, *, count: int | None = None) -> Sequence[Row]:
+    """Rows of a set in file order; as :func:`stream_set`, at once."""
+    return pack_large(stream_set(files, set_name, make, count=count))
+
+
+def kept_rows(files: SetFiles, set_name: str) -> Sequence[Row]:
+    """Rows of a set that is no secret, by its records' field names: a large one is packed once for all runs."""
+    return pack_large(stream_set(files, set_name), files=files.paths, how=[set_name, files.shown])
+
+
+def stream_set(
     files: SetFiles, set_name: str, make: MakeRow | None = None, *, count: int | None = None
-) -> tuple[Row, ...]:
-    """Rows of a set in file order.
+) -> Iterator[Row]:
+    """Rows of a set in file order, one by one.
 
     Args:
         files: where they are.
@@ -115,25 +126,26 @@ def rows_of(
         DataError: a file that cannot be read, a set without rows, or the first bad record with the count of the others.
     """
     make = make or plain_row
-    rows: list[Row] = []
+    number = 0
     problems: list[str] = []
     for origin, record in records(files):
         try:
             if isinstance(record, BadRecord):
                 raise record
-            row = make(record, f"{set_name}/{len(rows)}", origin)
+            row = make(record, f"{set_name}/{number}", origin)
         except BadRecord as problem:
             problems.append(f"{origin}: {problem}")
             continue
-        rows += [row] if row is not None else []
-        if len(rows) == count:
+        if row is not None:
+            number += 1
+            yield row
+        if number == count:
             break
     if problems:
         more = f" (and {len(problems) - 1} more bad rows)" if len(problems) > 1 else ""
         raise DataError(f"{problems[0]}{more}")
-    if not rows:
+    if not number:
         raise DataError(f"{files.shown[0]}: holds no rows that can be used; the {set_name} set needs at least one")
-    return tuple(rows)
 
 
 def plain_row(record: object, row_id: str, origin: str) -> Row:
@@ -149,12 +161,13 @@ def records(files: SetFiles) -> Records:
             yield f"{shown}:{line}", record
 
 
-def note_overlap(sets: Mapping[str, Iterable[Row]]) -> None:
+def note_overlap(sets: Mapping[str, Sequence[Row]]) -> None:
     """Warn of rows that stand twice or in two of the sets. Published files are used as they are, not refused."""
+    read = {name: Fingerprints.of(rows) for name, rows in sets.items()}
     lines: dict[str, None] = {}
-    for pair in itertools.combinations([(name, tuple(rows)) for name, rows in sets.items()], 2):
+    for pair in itertools.combinations(read.items(), 2):
         try:
-            lines |= dict.fromkeys(check_sets(dict(pair)))
+            lines |= dict.fromkeys(check_fingerprints(dict(pair)))
         except DataError as error:
             lines[f"{str(error).partition(';')[0]}; kept as published"] = None
     for line in lines:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from expunge.benchmarks.base import Benchmark
 from expunge.benchmarks.files import Root, data_base, hub_file, refuse, seed_problem, whole_numbers
 from expunge.data.draw import draw
 from expunge.data.rows import Row
-from expunge.data.sources import read_text
+from expunge.data.sources import text_lines
+from expunge.data.stored import pack_large
 from expunge.errors import DataError
 
 HUB_ID = "Salesforce/wikitext"
@@ -53,8 +55,9 @@ def load(*, root: Root = None, split: str = "test", rows: int | None = None, see
         found, origin = wikitext_rows(path), str(path)
     else:
         origin = f"{HUB_ID}@{HUB_REVISION}/{HUB_FILES[split]}"
-        found = _articles(_hub_text(hub_file(HUB_ID, HUB_FILES[split], HUB_REVISION, layout=_LAYOUT)), origin)
-    articles = draw(found, rows, seed=seed, name="wikitext")
+        lines = _hub_lines(hub_file(HUB_ID, HUB_FILES[split], HUB_REVISION, layout=_LAYOUT))
+        found = pack_large(_articles(lines, origin))
+    articles = found if rows is None else draw(found, rows, seed=seed, name="wikitext")
     return Benchmark(name="wikitext", forget=(), probes={"wikitext": articles}, suites=("wikitext",), origin=origin)
 
 
@@ -66,7 +69,7 @@ def _file(base: Path, split: str) -> Path:
     raise DataError(f"{base} holds no WikiText file of the split {split!r}; {_LAYOUT}")
 
 
-def wikitext_rows(path: str | os.PathLike[str]) -> tuple[Row, ...]:
+def wikitext_rows(path: str | os.PathLike[str]) -> Sequence[Row]:
     """Read a WikiText file (``wiki.test.raw``, or word-level text with ``<unk>``) as one raw-text row per article.
 
     An article begins at a heading of the first level, `` = Title = ``.
@@ -74,27 +77,35 @@ def wikitext_rows(path: str | os.PathLike[str]) -> tuple[Row, ...]:
     Raises:
         DataError: if the file cannot be read or has no heading.
     """
-    return _articles(read_text(path), os.fspath(path))
+    return pack_large(_articles(text_lines(path), os.fspath(path)), files=[path], how="wikitext")
 
 
-def _hub_text(path: Path) -> str:
+def _hub_lines(path: Path) -> Iterator[str]:
     """The Hub's lines, each with its line end, as the text that they were cut from; blank lines are empty there."""
     from pyarrow import parquet
 
-    return "".join(line or " \n" for line in parquet.read_table(path, columns=["text"])["text"].to_pylist())
+    with parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(columns=["text"]):
+            for line in batch.column(0).to_pylist():
+                yield line or " \n"
 
 
-def _articles(text: str, origin: str) -> tuple[Row, ...]:
-    pages: list[list[str]] = [[]]
-    headings = 0
-    for line in text.split("\n"):
-        if _HEADING.match(line):
-            headings += 1
-            pages.append([])
-        pages[-1].append(line)
-    if not headings:
+def _articles(lines: Iterable[str], origin: str) -> Iterator[Row]:
+    headed = False
+    texts = (text for text in _pages(lines) if text.strip())
+    for number, text in enumerate(texts):
+        headed = headed or bool(_HEADING.match(text.partition("\n")[0]))
+        yield Row(id=f"{WIKITEXT}{number}", prompt="", answer=text, origin=origin)
+    if not headed:
         raise DataError(f"{origin}: no heading like ' = Title = ' in it; give a WikiText file")
-    texts = [text for page in pages if (text := "\n".join(page)).strip()]
-    return tuple(
-        Row(id=f"{WIKITEXT}{number}", prompt="", answer=text, origin=origin) for number, text in enumerate(texts)
-    )
+
+
+def _pages(lines: Iterable[str]) -> Iterator[str]:
+    """What stands from one heading to the next, and what stands before the first."""
+    page: list[str] = []
+    for line in lines:
+        if page and _HEADING.match(line):
+            yield "".join(page).removesuffix("\n")
+            page = []
+        page.append(line)
+    yield "".join(page)

@@ -6,9 +6,10 @@ questions alone. MMLU says what is left of everything else. The corpora are neve
 
 from __future__ import annotations
 
+import itertools
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,11 +18,12 @@ from expunge.benchmarks import wikitext
 from expunge.benchmarks.base import Benchmark
 from expunge.benchmarks.files import Root, data_base, refuse, seed_problem, whole_numbers
 from expunge.benchmarks.multiple_choice import MMLU_LAYOUT, MMLU_NAMES, choice_rows, mmlu_files
-from expunge.benchmarks.setfiles import SUFFIXES, HubSets, SetFiles, local_set, note_overlap, rows_of, shard_names
+from expunge.benchmarks.setfiles import SUFFIXES, HubSets, SetFiles, local_set, note_overlap, shard_names, stream_set
 from expunge.data.draw import draw
 from expunge.data.fields import BadRecord, row_from_record
 from expunge.data.overlap import DataWarning
 from expunge.data.rows import Row
+from expunge.data.stored import pack_large
 from expunge.errors import DataError, RecipeError, nearest, unknown
 
 QUESTIONS_HUB_ID = "cais/wmdp"
@@ -163,14 +165,21 @@ def _kept(retain: str | Sequence[str] | None, topics: Sequence[str]) -> tuple[st
 
 def _texts(
     corpora: Sequence[SetFiles], kinds: Sequence[str], set_name: str, cut: partial[Row | None], count: int | None
-) -> tuple[Row, ...]:
+) -> Sequence[Row]:
     """Rows of several corpora, one after the other; their kind is the topic or name, of a file without its folder."""
-    rows = [
-        replace(row, kind=Path(kind).stem.removesuffix("-retain-corpus"))
-        for files, kind in zip(corpora, kinds, strict=True)
-        for row in rows_of(files, set_name, cut, count=count)
-    ]
-    return tuple(replace(row, id=f"{set_name}/{at}") for at, row in enumerate(rows))
+    files = [path for corpus in corpora for path in corpus.paths] if set_name == "retain" else []
+    how = [set_name, [corpus.shown for corpus in corpora], [*kinds], cut.keywords, count]
+    return pack_large(_stream(corpora, kinds, set_name, cut, count), files=files, how=how)
+
+
+def _stream(
+    corpora: Sequence[SetFiles], kinds: Sequence[str], set_name: str, cut: partial[Row | None], count: int | None
+) -> Iterator[Row]:
+    number = itertools.count()
+    for files, kind in zip(corpora, kinds, strict=True):
+        subject = Path(kind).stem.removesuffix("-retain-corpus")
+        for row in stream_set(files, set_name, cut, count=count):
+            yield replace(row, id=f"{set_name}/{next(number)}", kind=subject)
 
 
 def _text_row(record: object, row_id: str, origin: str, *, min_chars: int, max_chars: int | None) -> Row | None:

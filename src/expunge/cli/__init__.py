@@ -10,8 +10,11 @@ import typer
 
 from expunge.cli import audit, augment, certify, locate, measure, requests, show, train
 from expunge.errors import UserError
+from expunge.parallel import launched
 
 INTERRUPTED = 130
+SHARED = ("demo", "evaluate", "finetune", "run", "unlearn")
+"""Verbs that several processes, started by a launcher, carry out together."""
 # What the option parser raises at a wrong word; the parser itself is typer's own business and moves between versions.
 _UsageError: Any = typer.BadParameter.__base__
 
@@ -34,9 +37,15 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
 ) -> None:
     """Make a language model forget what it must, keep what it should, and show the evidence."""
+    if launched() > 1 and context.invoked_subcommand not in SHARED:
+        raise UserError(
+            f"{context.invoked_subcommand} runs in one process: start it without a launcher; "
+            f"these share their work between several: {', '.join(SHARED)}"
+        )
 
 
 for module in (train, measure, audit, show, locate, augment, requests, certify):

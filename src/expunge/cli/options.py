@@ -29,6 +29,9 @@ TRACK = typer.Option("none", "--report-to", help="none, tensorboard, trackio or 
 REDACT = typer.Option(
     False, "--redact", help="Write no text of any row and no answer: numbers and ids only, so that it can be shared."
 )
+DRY_RUN = typer.Option(
+    False, "--dry-run", help="Only say what each stage would take, and which are kept already; nothing is written."
+)
 DATA_ROOT = typer.Option(
     None, "--data-root", help="Folder with published benchmark files (else EXPUNGE_DATA, else the Hub)."
 )

@@ -137,24 +137,21 @@ def validate(
 
 
 def doctor(as_json: bool = opt.JSON) -> None:
-    """Say what this machine offers: versions, threads, the float32 route, the demo model, optional packages."""
-    from importlib.util import find_spec
+    """Say what this machine offers: versions, speed, memory, caches, data, optional packages; exit 1 if it fails."""
+    from expunge.pipeline.doctor import examine
 
-    from expunge.models.fetch import default_cache
-    from expunge.pipeline.environment import environment
-
-    facts = environment()
-    extras = {"gguf": "demo", "matplotlib": "report", "lm_eval": "eval", "bitsandbytes": "quant", "trackio": "track"}
-    facts["optional"] = {
-        name: "there" if find_spec(name) else f'pip install "expunge[{e}]"' for name, e in extras.items()
-    }
-    facts["cache"] = str(default_cache())
+    found = examine()
     if as_json:
-        typer.echo(json.dumps(facts))
-        return
-    for name, value in facts.items():
-        shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        typer.echo(f"{name:<13} {shown}")
+        typer.echo(json.dumps(found.as_dict()))
+    else:
+        width = max(map(len, found.facts))
+        for name, value in found.facts.items():
+            shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+            typer.echo(f"{name:<{width}} {shown}")
+        for line in (*(f"problem: {text}" for text in found.problems), *(f"note: {text}" for text in found.advice)):
+            typer.echo(line)
+    if found.problems:
+        raise typer.Exit(1)
 
 
 def export(

@@ -9,6 +9,8 @@ from typing import Any
 import typer
 
 from expunge.cli import options as opt
+from expunge.cli.foresight import print_foresight
+from expunge.parallel import process_number
 
 
 def register(app: typer.Typer) -> None:
@@ -23,13 +25,14 @@ def demo(
     seed: int = opt.SEED,
     set_: list[str] = opt.SET,
     redact: bool = opt.REDACT,
+    dry_run: bool = opt.DRY_RUN,
     as_json: bool = opt.JSON,
 ) -> None:
     """Run the whole pipeline on the built-in data and a real 135M model; ends with a table and report.html."""
     from expunge import api
 
     overrides = [f"seed={seed}", f"model.path={model}", *set_]
-    result = api.run("demo", out=out, overrides=overrides, redact=redact)
+    result = api.run("demo", out=out, overrides=overrides, redact=redact, dry_run=dry_run)
     _finish(result, as_json)
 
 
@@ -40,12 +43,15 @@ def run(
     store: Path = typer.Option(None, "--store", help="Folder of the stages, to share them between runs."),
     data_root: str = opt.DATA_ROOT,
     redact: bool = opt.REDACT,
+    dry_run: bool = opt.DRY_RUN,
     as_json: bool = opt.JSON,
 ) -> None:
     """Run a recipe: finetune, retain reference, unlearn, evaluate, report; each stage kept and resumable."""
     from expunge import api
 
-    result = api.run(recipe, out=out, overrides=set_, store=store, data_root=data_root, redact=redact)
+    result = api.run(
+        recipe, out=out, overrides=set_, store=store, data_root=data_root, redact=redact, dry_run=dry_run
+    )
     _finish(result, as_json)
 
 
@@ -66,6 +72,8 @@ def finetune(
     trust_remote_code: bool = opt.REMOTE,
     report_to: str = opt.TRACK,
     seed: int = opt.SEED,
+    dry_run: bool = opt.DRY_RUN,
+    as_json: bool = opt.JSON,
 ) -> None:
     """Teach a model the rows of a file."""
     from expunge import api
@@ -74,8 +82,10 @@ def finetune(
         scope=scope, lr=lr, epochs=epochs, steps=steps, batch=batch_size, track=report_to, extra=set_
     )
     model_part = opt.model_settings(format, device, dtype, max_length, trust_remote_code)
-    result = api.finetune(model, data=data, out=out, settings=settings, model_settings=model_part, seed=seed)
-    _finish(result, as_json=False)
+    result = api.finetune(
+        model, data=data, out=out, settings=settings, model_settings=model_part, seed=seed, dry_run=dry_run
+    )
+    _finish(result, as_json)
 
 
 def unlearn(
@@ -108,6 +118,7 @@ def unlearn(
     report_to: str = opt.TRACK,
     seed: int = opt.SEED,
     redact: bool = opt.REDACT,
+    dry_run: bool = opt.DRY_RUN,
     as_json: bool = opt.JSON,
 ) -> None:
     """Make a model forget the rows of a file, and measure what happened to it."""
@@ -131,23 +142,32 @@ def unlearn(
         evaluate_settings={"redact": redact},
         seed=seed,
         out=out,
+        dry_run=dry_run,
     )
     _finish(result, as_json)
 
 
 def _finish(result: Any, as_json: bool) -> None:
-    """Print the table, three answers and where everything lies; or the numbers as JSON."""
+    """Print what a run or a dry run has to say, or its numbers as JSON."""
+    if process_number() > 0:
+        return
+    if hasattr(result, "machines"):
+        print_foresight(result, as_json)
+    elif hasattr(result, "runs"):
+        _finish_variants(result, as_json)
+    elif as_json:
+        typer.echo(json.dumps(result.metrics))
+    else:
+        _print_run(result)
+
+
+def _print_run(result: Any) -> None:
+    """The table, three answers and where everything lies."""
     from rich.console import Console
 
     from expunge.pipeline.evidence import HEADLINE
     from expunge.reporting.tables import console_table
 
-    if hasattr(result, "runs"):
-        _finish_variants(result, as_json)
-        return
-    if as_json:
-        typer.echo(json.dumps(result.metrics))
-        return
     console = Console(highlight=False)
     for name, stage in result.stages.items():
         if "lr" in stage.facts:

@@ -7,12 +7,14 @@ answer if it ends after the prompt does. Pad ids play no part in it.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from expunge.data.lazy import CutRows, LazyRows
 from expunge.data.rows import Row
 from expunge.data.tree import TokenSequence
 from expunge.errors import DataError, ModelError, unknown
@@ -28,6 +30,8 @@ NAMED_FORMATS: dict[str, tuple[str, str, str]] = {
 FORMATS = ("chat", *NAMED_FORMATS)
 
 _MARK = "expunge-answer-mark"
+_COUNTED = 256
+"""Texts that are tokenised together to count their tokens."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ class Format:
         # A template writes its own special tokens as text; named formats leave the beginning token to the tokenizer.
         special = not (self.name == "chat" and prompt_text)
         text = prompt_text + gap + answer
-        if not getattr(self.tokenizer, "is_fast", False):
+        if not self._is_fast:
             head = self.tokenizer(prompt_text, add_special_tokens=special)["input_ids"]
             tail = self.tokenizer(gap + answer, add_special_tokens=False)["input_ids"]
             head = self._without_end(head, special)
@@ -135,22 +139,45 @@ class Format:
             ids.pop()
         return ids
 
-    def split_text(self, rows: Iterable[Row]) -> tuple[Row, ...]:
-        """Cut raw-text rows that exceed ``max_length`` into several rows, at token borders of the original text."""
-        out: list[Row] = []
-        for row in rows:
-            pieces = [row.answer] if row.prompt or row.history else self._pieces(row.answer)
-            if len(pieces) == 1:
-                out.append(row)
-                continue
-            out += [
-                Row(id=f"{row.id}#{part}", prompt="", answer=piece, made=row.made, origin=row.origin)
-                for part, piece in enumerate(pieces)
-            ]
-        return tuple(out)
+    def split_text(self, rows: Iterable[Row]) -> Sequence[Row]:
+        """Cut raw-text rows that exceed ``max_length`` into several rows, at token borders of the original text.
+
+        Of a set too large for memory only the number of pieces of each row is found now; it is cut when it is read.
+        """
+        if isinstance(rows, LazyRows):
+            return CutRows(rows, self._cut, rows.counts(self._cut_key(), self._counts)) if self._is_fast else rows
+        return tuple(piece for row in rows for piece in self._cut(row))
+
+    @property
+    def _is_fast(self) -> bool:
+        """Whether the tokenizer tells where in the text its tokens stand, without which nothing is cut."""
+        return bool(getattr(self.tokenizer, "is_fast", False))
+
+    def _cut(self, row: Row) -> tuple[Row, ...]:
+        pieces = [row.answer] if row.prompt or row.history else self._pieces(row.answer)
+        if len(pieces) == 1:
+            return (row,)
+        return tuple(
+            Row(id=f"{row.id}#{part}", prompt="", answer=piece, made=row.made, origin=row.origin)
+            for part, piece in enumerate(pieces)
+        )
+
+    def _counts(self, rows: Iterable[Row]) -> Iterator[int]:
+        """Into how many pieces each row is cut; many are tokenised together, and those that fit are not looked at."""
+        stream = iter(rows)
+        while batch := list(itertools.islice(stream, _COUNTED)):
+            texts = ["" if row.prompt or row.history else row.answer for row in batch]
+            tokens = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+            for row, ids in zip(batch, tokens, strict=True):
+                yield 1 if len(ids) < self.max_length else len(self._cut(row))
+
+    def _cut_key(self) -> str:
+        """What tells cuts apart: the tokenizer and the length."""
+        core = self.tokenizer.backend_tokenizer.to_str()
+        return hashlib.sha256(f"{self.max_length} {core}".encode()).hexdigest()[:16]
 
     def _pieces(self, text: str) -> list[str]:
-        if not getattr(self.tokenizer, "is_fast", False):
+        if not self._is_fast:
             return [text]
         offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         if len(offsets) < self.max_length:  # one place is left for a beginning token

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from expunge.data.fields import (
@@ -25,6 +27,10 @@ _Records = Iterator[tuple[int, object]]
 """Line number and record; a record that could not be read is carried as the :class:`BadRecord` about it."""
 
 _DECODER = json.JSONDecoder(object_pairs_hook=unique_fields)
+_ONE_OBJECT = 1 << 26
+"""Bytes up to which a file with a broken line is read whole to see whether it is one JSON value."""
+_BATCH = 256
+"""Parquet records in memory at once."""
 
 
 def read_rows(path: str | os.PathLike[str], *, set_name: str) -> tuple[Row, ...]:
@@ -36,21 +42,31 @@ def read_rows(path: str | os.PathLike[str], *, set_name: str) -> tuple[Row, ...]
     Raises :class:`DataError`, one line naming file, line and field and never the text, at a file that cannot be read,
     a file without rows, or the first bad row (with the count of the others).
     """
+    return tuple(stream_rows(path, set_name=set_name))
+
+
+def stream_rows(path: str | os.PathLike[str], *, set_name: str) -> Iterator[Row]:
+    """The same one by one, so that a file of any size stays on disk; a JSON array alone is read whole.
+
+    Bad rows are left out and raised at the end: what came before counts only once the stream has ended.
+    """
     name = os.fspath(path)
-    rows: list[Row] = []
+    number = 0
     problems: list[tuple[int, str]] = []
     for line, record in _records(name):
         try:
             if isinstance(record, BadRecord):
                 raise record
-            rows.append(row_from_record(record, row_id=f"{set_name}/{len(rows)}", origin=f"{name}:{line}"))
+            row = row_from_record(record, row_id=f"{set_name}/{number}", origin=f"{name}:{line}")
         except BadRecord as problem:
             problems.append((line, str(problem)))
+            continue
+        number += 1
+        yield row
     if problems:
         raise DataError(_problem_line(name, problems))
-    if not rows:
+    if not number:
         raise DataError(f"{name}: holds no rows; the {set_name} set needs at least one")
-    return tuple(rows)
 
 
 def read_records(path: str | os.PathLike[str]) -> Iterator[tuple[int, object]]:
@@ -82,36 +98,78 @@ def write_rows(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """Return a file's bytes, or raise the :class:`DataError` that says why they cannot be had."""
     name = os.fspath(path)
-    file = Path(name).expanduser()
-    if file.is_dir():
-        raise DataError(f"{name}: is a folder; give one file of rows ({', '.join(_READERS)})")
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError:
-        siblings = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
-        raise DataError(f"{name}: no such file{nearest(file.name, siblings)}") from None
-    except OSError as error:
-        raise DataError(f"{name}: cannot be read ({error.strerror or type(error).__name__})") from None
+    with _opened(name) as file:
+        data = file.read()
     if not data.strip():
-        raise DataError(f"{name}: is empty; it needs at least one row")
+        raise DataError(_empty(name))
     return data
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
     """Return a UTF-8 file's text without its byte-order mark; :class:`DataError` with the byte offset otherwise."""
-    name, data = os.fspath(path), read_bytes(path)
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"{name}: is UTF-16, not UTF-8; save it as UTF-8")
-    mark = b"\xef\xbb\xbf"
+    return "".join(text_lines(path, newline=""))
+
+
+def text_lines(path: str | os.PathLike[str], *, newline: str = "\n") -> Iterator[str]:
+    """The lines of a UTF-8 file with their ends, without its byte-order mark, one by one.
+
+    ``newline`` as in :func:`open`: ``"\\n"`` ends a line there alone, ``""`` at any of the three line ends. Raises
+    :class:`DataError` for a file that cannot be read (with the byte offset, where it is not UTF-8) or holds no text.
+    """
+    name = os.fspath(path)
+    blank = True
+    with _opened(name) as file:
+        if file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise DataError(f"{name}: is UTF-16, not UTF-8; save it as UTF-8")
+        try:
+            with io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline) as text:
+                for line in text:
+                    blank = blank and not line.strip()
+                    yield line
+        except UnicodeDecodeError:
+            raise DataError(_not_utf8(name)) from None
+    if blank:
+        raise DataError(_empty(name))
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[io.BufferedReader]:
+    """The file, or the :class:`DataError` that says why it cannot be had."""
+    place = Path(name).expanduser()
+    if place.is_dir():
+        raise DataError(f"{name}: is a folder; give one file of rows ({', '.join(_READERS)})")
     try:
-        text = data.removeprefix(mark).decode("utf-8")
-    except UnicodeDecodeError as error:
-        offset = error.start + (len(mark) if data.startswith(mark) else 0)
-        line = data.count(b"\n", 0, offset) + 1
-        raise DataError(f"{name}:{line}: not UTF-8 at byte {offset} of the file; save it as UTF-8") from None
-    if not text.strip():
-        raise DataError(f"{name}: is empty; it needs at least one row")
-    return text
+        with place.open("rb") as file:
+            yield file
+    except FileNotFoundError:
+        siblings = [entry.name for entry in place.parent.iterdir()] if place.parent.is_dir() else []
+        raise DataError(f"{name}: no such file{nearest(place.name, siblings)}") from None
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read ({error.strerror or type(error).__name__})") from None
+
+
+def _empty(name: str) -> str:
+    return f"{name}: is empty; it needs at least one row"
+
+
+def _not_utf8(name: str) -> str:
+    """Where the first byte is that is no UTF-8; a pipe cannot be read again to find it."""
+    offset = 0
+    if _size(name):
+        with _opened(name) as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    line.decode()
+                except UnicodeDecodeError as error:
+                    return f"{name}:{number}: not UTF-8 at byte {offset + error.start} of the file; save it as UTF-8"
+                offset += len(line)
+    return f"{name}: not UTF-8; save it as UTF-8"
+
+
+def _size(name: str) -> int:
+    """Bytes of a file; 0 of a pipe."""
+    place = Path(name).expanduser()
+    return place.stat().st_size if place.is_file() else 0
 
 
 def _records(name: str) -> _Records:
@@ -131,29 +189,37 @@ def _problem_line(name: str, problems: list[tuple[int, str]]) -> str:
 
 
 def _json(name: str) -> _Records:
-    text = read_text(name)
-    return _json_array(name, text) if text.lstrip().startswith("[") else _json_lines(name, text)
+    rest = text_lines(name)
+    head: list[str] = []
+    for line in rest:
+        head.append(line)
+        if line.strip():
+            break
+    lines = itertools.chain(head, rest)
+    return _json_array(name, "".join(lines)) if head[-1].lstrip().startswith("[") else _json_lines(name, lines)
 
 
-def _json_lines(name: str, text: str) -> _Records:
-    # Not splitlines(): it would also break at U+2028 and its kin, which JSON allows inside a string.
+def _json_lines(name: str, lines: Iterator[str]) -> _Records:
+    # Cut at "\n" alone: splitlines() would also break at U+2028 and its kin, which JSON allows inside a string.
     whole_file_tried = False
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            yield number, _DECODER.decode(line)
+            yield number, _DECODER.decode(line.removesuffix("\n"))
         except ValueError as error:
             if not whole_file_tried:
-                _refuse_one_object(name, text)
+                _refuse_one_object(name)
                 whole_file_tried = True
             yield number, BadRecord(_broken_json(error))
 
 
-def _refuse_one_object(name: str, text: str) -> None:
+def _refuse_one_object(name: str) -> None:
     """A whole file that is one object has broken lines everywhere; say what is really wrong with it."""
+    if not 0 < _size(name) <= _ONE_OBJECT:
+        return
     try:
-        _DECODER.decode(text)
+        _DECODER.decode(read_text(name))
     except ValueError:
         return
     raise DataError(f"{name}: is one JSON value over several lines; give an array of rows, or one object per line")
@@ -196,11 +262,10 @@ def _broken_json(error: ValueError) -> str:
 
 def _table(delimiter: str) -> Callable[[str], _Records]:
     def read(name: str) -> _Records:
-        text = read_text(name)
         # A book in one cell is longer than the csv module's limit, which is global: raised here, put back after.
-        limit = csv.field_size_limit(len(text) + 1)
+        limit = csv.field_size_limit(max(_size(name), csv.field_size_limit()) + 1)
         try:
-            yield from _table_records(name, text, delimiter)
+            yield from _table_records(name, text_lines(name, newline=""), delimiter)
         except csv.Error as error:
             raise DataError(f"{name}: broken table: {error}") from None
         finally:
@@ -209,8 +274,8 @@ def _table(delimiter: str) -> Callable[[str], _Records]:
     return read
 
 
-def _table_records(name: str, text: str, delimiter: str) -> _Records:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+def _table_records(name: str, lines: Iterator[str], delimiter: str) -> _Records:
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     header: list[str] | None = None
     line = 1
     for cells in reader:
@@ -241,11 +306,17 @@ def _parquet(name: str) -> _Records:
     import pyarrow
     from pyarrow import parquet
 
-    try:
-        table = parquet.read_table(io.BytesIO(read_bytes(name)))
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{name}: no readable Parquet file ({type(error).__name__})") from None
-    return enumerate(table.to_pylist(), start=1)
+    number = 0
+    with _opened(name) as file:
+        if not file.peek(1):
+            raise DataError(_empty(name))
+        try:
+            for batch in parquet.ParquetFile(file).iter_batches(batch_size=_BATCH):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield number, record
+        except (pyarrow.ArrowException, OSError) as error:
+            raise DataError(f"{name}: no readable Parquet file ({type(error).__name__})") from None
 
 
 _READERS: dict[str, Callable[[str], _Records]] = {

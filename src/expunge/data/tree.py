@@ -7,9 +7,10 @@ which is causal attention within every sequence; the position of a node is its d
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,6 +54,10 @@ class TokenSequence:
         return [self.ids[place] for place in self.label_positions]
 
 
+Memory = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""``(layer, key, value) -> key, value``, ``(1, H, T, D)`` each: puts what is remembered of other nodes before them."""
+
+
 @dataclass(frozen=True, slots=True)
 class PackedTree:
     """One packed row of N unique tokens and the M labels that its sequences ask for."""
@@ -62,7 +67,8 @@ class PackedTree:
     position_ids: Tensor
     """``(N,)`` depth of each node."""
     visible: Tensor
-    """``(N, N)`` bool: node i (row) may attend to node j (column), an ancestor or itself."""
+    """``(N, K)`` bool: node i (row) may attend to node j (column), an ancestor or itself. K is N, or more where only a
+    part of the nodes is computed: the last N columns are the nodes themselves."""
     label_rows: Tensor
     """``(M,)`` the node that predicts each label."""
     labels: Tensor
@@ -70,6 +76,14 @@ class PackedTree:
     sequence: Tensor
     """``(M,)`` which sequence each label belongs to."""
     num_sequences: int
+    prompt_ends: Tensor
+    """``(B,)`` node of the last token of each prompt."""
+    key_positions: Tensor
+    """``(K,)`` depth of each column of ``visible``."""
+    paths: tuple[tuple[int, ...], ...]
+    """The nodes of each sequence, by position, in the whole tree."""
+    memory: Memory | None = None
+    """Keys and values of the first K - N columns, for attention to ask."""
 
     @classmethod
     def build(cls, sequences: SequenceOf[TokenSequence]) -> PackedTree:
@@ -84,8 +98,10 @@ class PackedTree:
         tokens: list[int] = []
         parents: list[int] = []
         rows: list[int] = []
+        paths: list[tuple[int, ...]] = []
         for sequence in sequences:
             node = -1
+            path: list[int] = []
             predicted = set(sequence.label_positions)
             # The last token predicts nothing, so it is a label but never a node.
             for position, token in enumerate(sequence.ids[:-1]):
@@ -94,26 +110,52 @@ class PackedTree:
                     tokens.append(token)
                     parents.append(node)
                 node = child
+                path.append(node)
                 if position + 1 in predicted:
                     rows.append(node)
+            paths.append(tuple(path))
         visible, depth = _ancestry(parents)
+        position_ids = torch.from_numpy(depth)
         return cls(
             input_ids=torch.tensor(tokens),
-            position_ids=torch.from_numpy(depth),
+            position_ids=position_ids,
             visible=torch.from_numpy(visible),
             label_rows=torch.tensor(rows),
             labels=torch.tensor([token for s in sequences for token in s.labels]),
             sequence=torch.tensor([i for i, s in enumerate(sequences) for _ in range(s.num_labels)]),
             num_sequences=len(sequences),
+            prompt_ends=torch.tensor([path[s.first_label - 1] for s, path in zip(sequences, paths, strict=True)]),
+            key_positions=position_ids,
+            paths=tuple(paths),
+        )
+
+    def part(self, nodes: SequenceOf[int], known: SequenceOf[int], memory: Memory | None) -> PackedTree:
+        """Some nodes alone: a pass over them that attends to ``known`` ones besides, out of memory.
+
+        Args:
+            nodes: those that are computed, ascending; labels and prompts' ends outside them become -1.
+            known: those whose keys and values ``memory`` has, in its order.
+            memory: asked by every attention layer.
+        """
+        rows, keys = torch.tensor(nodes), torch.tensor([*known, *nodes])
+        place = torch.full_like(self.input_ids, -1)
+        place[rows] = torch.arange(len(rows))
+        return replace(
+            self,
+            input_ids=self.input_ids[rows],
+            position_ids=self.position_ids[rows],
+            visible=self.visible[rows][:, keys],
+            label_rows=place[self.label_rows],
+            prompt_ends=place[self.prompt_ends],
+            key_positions=self.key_positions[keys],
+            memory=memory,
         )
 
     def to(self, device: torch.device | str) -> PackedTree:
         """The same tree with its tensors on ``device``."""
-        tensors = {
-            name: getattr(self, name).to(device)
-            for name in ("input_ids", "position_ids", "visible", "label_rows", "labels", "sequence")
-        }
-        return PackedTree(**tensors, num_sequences=self.num_sequences)
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: value.to(device) for name, value in held.items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
 
 def _ancestry(parents: list[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -129,14 +171,15 @@ def _ancestry(parents: list[int]) -> tuple[np.ndarray, np.ndarray]:
     return visible, depth
 
 
-def _prefixes(unit: Iterable[TokenSequence]) -> set[int]:
+def _prefixes(unit: Iterable[TokenSequence], begin: Callable[[TokenSequence], int] | None = None) -> set[int]:
     """One number for every node that these sequences need: the hash chain of the tokens up to it."""
     nodes: set[int] = set()
     for sequence in unit:
-        chain = 0
-        for token in sequence.ids[:-1]:
+        chain, first = 0, begin(sequence) if begin else 0
+        for position, token in enumerate(sequence.ids[:-1]):
             chain = hash((chain, token))
-            nodes.add(chain)
+            if position >= first:
+                nodes.add(chain)
     return nodes
 
 
@@ -145,11 +188,20 @@ def count_unique_tokens(sequences: Iterable[TokenSequence]) -> int:
     return len(_prefixes(sequences))
 
 
-def pack_units(units: SequenceOf[SequenceOf[TokenSequence]], max_tokens: int) -> list[list[int]]:
+def pack_units(
+    units: SequenceOf[SequenceOf[TokenSequence]],
+    max_tokens: int,
+    begin: Callable[[TokenSequence], int] | None = None,
+) -> list[list[int]]:
     """Split units into packs of at most ``max_tokens`` unique tokens each, in order; an oversized unit stands alone.
 
     A unit is a group of sequences that one loss value needs together (an answer with its alternate); it is not split.
     The result is a pure function of its arguments, so that an interrupted run packs alike.
+
+    Args:
+        units: in order.
+        max_tokens: of one pack.
+        begin: from which position on a sequence counts; None: from its first token.
 
     Returns:
         Lists of indices into ``units``.
@@ -157,7 +209,7 @@ def pack_units(units: SequenceOf[SequenceOf[TokenSequence]], max_tokens: int) ->
     packs: list[list[int]] = []
     seen: set[int] = set()
     for index, unit in enumerate(units):
-        nodes = _prefixes(unit)
+        nodes = _prefixes(unit, begin)
         if packs and len(seen | nodes) <= max_tokens:
             packs[-1].append(index)
             seen |= nodes

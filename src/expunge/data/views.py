@@ -9,8 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import overload
+
+import numpy as np
 
 from expunge.data.augment import relearn_pairs, relearn_rows, require_questions
+from expunge.data.lazy import LazyRows
+from expunge.data.overlap import fingerprint
 from expunge.data.rows import Row
 from expunge.errors import DataError
 
@@ -36,7 +42,7 @@ class ViewContext:
     seed: int = 0
     refusals: tuple[str, ...] = ()
     """The benchmark's refusal sentences; empty means the built-in ones."""
-    pool: tuple[str, ...] = ()
+    pool: Sequence[str] = ()
     """Answers to other prompts: the benchmark's own, else the retain rows', or the other forget rows' where nothing is
     retained."""
     template: str = TEMPLATE
@@ -52,9 +58,9 @@ class View:
     provides: frozenset[str] = frozenset({"answer", "alternate"})
     alternate: Callable[[Row, int, ViewContext], str] | None = None
     """``(row, epoch, context)`` to the other answer shown beside the row's own."""
-    rows: Callable[[tuple[Row, ...], ViewContext], tuple[Row, ...]] | None = None
+    rows: Callable[[Sequence[Row], ViewContext], Sequence[Row]] | None = None
     """Rewrites the forget rows once, before training; None leaves them."""
-    check: Callable[[tuple[Row, ...]], None] | None = None
+    check: Callable[[Sequence[Row]], None] | None = None
     """Refuses forget rows that it could do nothing with, before any work."""
     gold: bool = True
     """Whether the answers it shows are the rows' own, which there is something to forget in."""
@@ -62,9 +68,48 @@ class View:
     """Which optional fields of :class:`ViewContext` it reads: ``template``."""
 
 
-def _draw(row: Row, epoch: int, seed: int, pool: Sequence[str]) -> str:
+class Answers(Sequence[str]):
+    """The answers of a set too large for memory; of each only a fingerprint is held."""
+
+    def __init__(self, rows: LazyRows) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        if isinstance(index, slice):
+            return tuple(row.answer for row in self.rows[index])
+        return self.rows[index].answer
+
+    @cached_property
+    def _fingerprints(self) -> np.ndarray:
+        found = (fingerprint(row.answer) for row in self.rows)
+        return np.fromiter(found, dtype=np.uint64, count=len(self.rows))
+
+    def places(self, text: str) -> list[int]:
+        """Where a text stands among them, ascending."""
+        like_it = np.flatnonzero(self._fingerprints == np.uint64(fingerprint(text)))
+        return [place for place in like_it.tolist() if self[place] == text]
+
+
+def answers_of(rows: Sequence[Row]) -> Sequence[str]:
+    """The answers of a set: a tuple, unless they are too many for that."""
+    return Answers(rows) if isinstance(rows, LazyRows) else tuple(row.answer for row in rows)
+
+
+def _number(row: Row, epoch: int, seed: int, count: int) -> int:
+    """A number below ``count`` for this row and epoch."""
     digest = hashlib.sha256(f"{seed}/{row.id}/{epoch}".encode()).digest()
-    return pool[int.from_bytes(digest[:8], "big") % len(pool)]
+    return int.from_bytes(digest[:8], "big") % count
+
+
+def _draw(row: Row, epoch: int, seed: int, pool: Sequence[str]) -> str:
+    return pool[_number(row, epoch, seed, len(pool))]
 
 
 def pick_refusal(row: Row, epoch: int, context: ViewContext) -> str:
@@ -74,8 +119,18 @@ def pick_refusal(row: Row, epoch: int, context: ViewContext) -> str:
 
 def pick_mismatch(row: Row, epoch: int, context: ViewContext) -> str:
     """The answer to some other prompt, drawn anew each epoch; never the row's own."""
-    others = [text for text in context.pool if text != row.answer]
-    return _draw(row, epoch, context.seed, others or context.refusals or REFUSALS)
+    pool = context.pool
+    if isinstance(pool, Answers):
+        own = pool.places(row.answer)
+    else:
+        own = [place for place, text in enumerate(pool) if text == row.answer]
+    if len(own) == len(pool):
+        return _draw(row, epoch, context.seed, context.refusals or REFUSALS)
+    place = _number(row, epoch, context.seed, len(pool) - len(own))
+    # Counted among the others: each of its own that stands before it moves it on by one.
+    for passed in own:
+        place += passed <= place
+    return pool[place]
 
 
 def fixed_template(row: Row, epoch: int, context: ViewContext) -> str:
@@ -89,7 +144,7 @@ def own_alternate(row: Row, epoch: int, context: ViewContext) -> str:
     return row.alternate
 
 
-def need_alternates(rows: tuple[Row, ...], context: ViewContext) -> tuple[Row, ...]:
+def need_alternates(rows: Sequence[Row], context: ViewContext) -> Sequence[Row]:
     """The rows as they are, if each has an alternate.
 
     Raises:

@@ -24,7 +24,7 @@ from expunge.evaluation.metrics import (
     padded,
     rouge_columns,
 )
-from expunge.evaluation.scorer import mean_losses, score_sequences
+from expunge.evaluation.scorer import greedy_beginnings, mean_losses, score_sequences
 from expunge.evaluation.suites import Measure, Probe, Suite, measures_of
 from expunge.models.load import LoadedModel
 from expunge.parallel import from_first, process_number
@@ -42,7 +42,7 @@ class Evaluation:
     scores: Scores
     generations: Mapping[str, tuple[str, ...]]
     """By set, in row order; sets without generation are absent."""
-    rows: Mapping[str, tuple[Row, ...]]
+    rows: Mapping[str, Sequence[Row]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class MeasurePlan:
 
 def evaluate_model(
     loaded: LoadedModel,
-    probes: Mapping[str, tuple[Row, ...]],
+    probes: Mapping[str, Sequence[Row]],
     part: EvaluatePart,
     *,
     plan: MeasurePlan | None = None,
@@ -86,7 +86,7 @@ def evaluate_model(
         scored = dict(
             zip(flat, score_sequences(loaded, flat, pack_tokens=part.pack_tokens, update=update), strict=True)
         )
-    generations = _generate(loaded, rows, part, plan, title)
+    generations = _generate(loaded, rows, part, plan, title, known=greedy_beginnings(scored))
     scores = {
         name: _columns(members, asked[name], scored, generations.get(name), legacy=part.legacy)
         for name, members in rows.items()
@@ -148,8 +148,9 @@ def _answers(format: Format, row: Row, name: str) -> _Answers:
 
 
 def _generate(
-    loaded: LoadedModel, rows: Mapping[str, tuple[Row, ...]], part: EvaluatePart, plan: MeasurePlan, title: str
-) -> dict[str, tuple[str, ...]]:
+    loaded: LoadedModel, rows: Mapping[str, Sequence[Row]], part: EvaluatePart, plan: MeasurePlan, title: str,
+    *, known: Mapping[tuple[int, ...], tuple[int, ...]],
+) -> dict[str, tuple[str, ...]]:  # fmt: skip
     """Answers to every prompt of every set, those with one limit in one go; raw text has no prompt to answer."""
     by_limit: dict[AnswerLimit, list[str]] = {}
     for name in _generated_sets(rows):
@@ -164,6 +165,7 @@ def _generate(
                 max_new_tokens=limit.max_new_tokens or part.max_new_tokens,
                 batch_size=part.generation_batch,
                 stop=limit.stop,
+                known=known,
                 update=update,
             )
         for name in names:
@@ -178,7 +180,7 @@ def _limit(name: str, part: EvaluatePart, plan: MeasurePlan) -> AnswerLimit:
     return AnswerLimit(max_new_tokens=longest, stop=limit.stop)
 
 
-def _generated_sets(rows: Mapping[str, tuple[Row, ...]]) -> list[str]:
+def _generated_sets(rows: Mapping[str, Sequence[Row]]) -> list[str]:
     """Sets whose rows all ask something that is answered in words."""
     names = []
     for name, members in rows.items():
@@ -216,7 +218,7 @@ def _columns(
 
 
 def generation_losses(
-    judge: LoadedModel, evaluation_rows: Mapping[str, tuple[Row, ...]], generations: Mapping[str, tuple[str, ...]],
+    judge: LoadedModel, evaluation_rows: Mapping[str, Sequence[Row]], generations: Mapping[str, tuple[str, ...]],
     *, title: str,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Mean token loss of every generated answer under another model; NaN where nothing was generated.

@@ -10,7 +10,7 @@ from expunge.losses.fdivergence import DIVERGENCES, answer_probabilities, f_dive
 from expunge.losses.gate import gate_loss
 from expunge.losses.labels import adversarial_label_loss, adversarial_labels, random_label_loss
 from expunge.losses.likelihood import ga_loss, nll_loss
-from expunge.losses.logps import at_least_fp32, reduce, sequence_logps, token_logps
+from expunge.losses.logps import at_least_fp32, reduce, sequence_logps, shared_logps, token_logps
 from expunge.losses.margin import logit_margin_loss
 from expunge.losses.preference import dpo_loss, kto_loss, npo_loss, simnpo_loss
 from expunge.losses.representation import adaptive_rmu_loss, hidden_mse_loss, rmu_loss
@@ -39,6 +39,7 @@ __all__ = [
     "rmu_loss",
     "satimp_loss",
     "sequence_logps",
+    "shared_logps",
     "simnpo_loss",
     "token_logps",
     "undial_loss",

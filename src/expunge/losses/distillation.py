@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from expunge.losses.logps import Reduction, at_least_fp32, reduce
+from expunge.losses.logps import Reduction, at_least_fp32, check_labels, reduce
+from expunge.losses.rows import by_rows
 
 
-def _without(logits: Tensor, labels: Tensor, amount: float) -> Tensor:
-    """``logits`` with ``amount`` subtracted at each row's label; labels are token ids, never ignore marks."""
-    if labels.numel() and int(labels.min()) < 0:
-        raise ValueError(f"labels must be token ids, got {int(labels.min())}; drop masked rows before this call")
-    taken = torch.full_like(labels, -amount, dtype=logits.dtype).unsqueeze(-1)
-    return logits.scatter_add(-1, labels.unsqueeze(-1), taken)
+def _towards(logits: Tensor, source: Tensor, labels: Tensor, *, less: float) -> Tensor:
+    """Cross-entropy of each row towards the softmax of ``source`` with ``less`` taken from the label's logit."""
+    lifted = at_least_fp32(source)
+    taken = torch.full_like(labels, -less, dtype=lifted.dtype).unsqueeze(-1)
+    target = torch.softmax(lifted.scatter_add(-1, labels.unsqueeze(-1), taken), dim=-1)
+    return -(target * torch.log_softmax(at_least_fp32(logits), dim=-1)).sum(dim=-1)
 
 
 def undial_loss(
@@ -41,8 +44,8 @@ def undial_loss(
     """
     if not beta > 0:
         raise ValueError(f"beta must be above 0, got {beta}")
-    target = torch.softmax(_without(at_least_fp32(reference_logits.detach()), labels, beta), dim=-1)
-    return reduce(-(target * torch.log_softmax(at_least_fp32(logits), dim=-1)).sum(dim=-1), reduction)
+    check_labels(labels)
+    return reduce(by_rows(partial(_towards, less=beta), logits, reference_logits.detach(), labels), reduction)
 
 
 def ceu_loss(
@@ -73,6 +76,5 @@ def ceu_loss(
         raise ValueError(f"ignore_first must be at least 0, got {ignore_first}")
     # Where a row's sequence begins is the number of rows before it.
     kept = torch.arange(len(sequence), device=sequence.device) - torch.searchsorted(sequence, sequence) >= ignore_first
-    lifted, labels = at_least_fp32(logits)[kept], labels[kept]
-    target = torch.softmax(_without(lifted.detach(), labels, float("inf")), dim=-1)
-    return reduce(-(target * torch.log_softmax(lifted, dim=-1)).sum(dim=-1), reduction)
+    check_labels(labels)
+    return reduce(by_rows(partial(_towards, less=float("inf")), logits, logits.detach(), labels)[kept], reduction)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from expunge.losses.logps import Reduction, at_least_fp32, reduce
+from expunge.losses.rows import by_rows
 
 
 def kl_divergence_loss(logits: Tensor, reference_logits: Tensor, *, reduction: Reduction = "mean") -> Tensor:
@@ -22,6 +23,10 @@ def kl_divergence_loss(logits: Tensor, reference_logits: Tensor, *, reduction: R
     Source: "KL" in TOFU and the KLR retain term of NPO. open-unlearning sums over prompt and padding positions and
     divides by the batch size; MUSE's code feeds raw logits. Both sides pass through log-softmax here, on labels only.
     """
+    return reduce(by_rows(_kl, logits, reference_logits.detach()), reduction)
+
+
+def _kl(logits: Tensor, reference_logits: Tensor) -> Tensor:
     policy = torch.log_softmax(at_least_fp32(logits), dim=-1)
-    reference = torch.log_softmax(at_least_fp32(reference_logits.detach()), dim=-1)
-    return reduce((reference.exp() * (reference - policy)).sum(dim=-1), reduction)
+    reference = torch.log_softmax(at_least_fp32(reference_logits), dim=-1)
+    return (reference.exp() * (reference - policy)).sum(dim=-1)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from expunge.losses.logps import Reduction, at_least_fp32, reduce, token_logps
+from expunge.losses.rows import chunks
 
 _RANDOM_RANGE = float(2**62)
 
@@ -58,11 +59,19 @@ def adversarial_labels(
     """
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
-    known = at_least_fp32(reference_logits.detach())
+    source = torch.arange(len(labels), device=labels.device)
     if legacy_shift:
-        rows = torch.arange(len(labels), device=labels.device)
-        follows = torch.nn.functional.pad(sequence[1:] == sequence[:-1], (0, 1))
-        known = known[rows + follows.long()]
+        source = source + torch.nn.functional.pad(sequence[1:] == sequence[:-1], (0, 1)).long()
+    return torch.cat(
+        [
+            _drawn(at_least_fp32(reference_logits.detach()[source[rows]]), labels[rows], random[rows], top_k)
+            for rows in chunks(reference_logits)
+        ]
+    )
+
+
+def _drawn(known: Tensor, labels: Tensor, random: Tensor, top_k: int) -> Tensor:
+    """One of each row's likeliest tokens without its label."""
     known = known.scatter(-1, labels.unsqueeze(-1), float("-inf"))
     values, tokens = known.topk(min(top_k, known.shape[-1] - 1), dim=-1)
     # The inverse of the distribution function, at a uniform number.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from expunge.losses.logps import Reduction, at_least_fp32, reduce
+from expunge.losses.rows import by_rows
 
 
 def logit_margin_loss(logits: Tensor, *, reduction: Reduction = "mean") -> Tensor:
@@ -22,6 +23,9 @@ def logit_margin_loss(logits: Tensor, *, reduction: Reduction = "mean") -> Tenso
     Source: Entesari et al., 2025 (arXiv 2506.05314), the forget loss of PDU. Its code averages over every position of
     the batch, prompt and padding too; only positions that predict a label exist here.
     """
+    return reduce(by_rows(_squared_margin, logits), reduction)
+
+
+def _squared_margin(logits: Tensor) -> Tensor:
     logits = at_least_fp32(logits)
-    margin = logits.amax(dim=-1) - logits.mean(dim=-1)
-    return reduce(margin.square(), reduction)
+    return (logits.amax(dim=-1) - logits.mean(dim=-1)).square()

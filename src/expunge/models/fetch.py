@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from expunge.data.cache import default_cache
 from expunge.errors import ModelError, ResourceError
 
 Progress = Callable[[str], None]
@@ -92,14 +93,6 @@ MINILM_FOLDER = "all-minilm-l6-v2"
 MINILM_NOTICE = """all-MiniLM-L6-v2 by sentence-transformers, licensed under Apache-2.0.
 Taken from the Python package {package}=={version}, whose own licence (MIT) stands beside this note in LICENSE.
 """
-
-
-def default_cache() -> Path:
-    """Return the folder downloads are kept in: ``EXPUNGE_CACHE``, else the user's cache folder."""
-    if own := os.environ.get("EXPUNGE_CACHE"):
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "expunge"
 
 
 def fetch_smollm2(cache: Path | None = None, *, progress: Progress | None = None, source: Source = SMOLLM2) -> Path:

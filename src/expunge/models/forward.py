@@ -7,13 +7,15 @@ from collections.abc import Sequence as SequenceOf
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from expunge.data.tree import PackedTree, TokenSequence
-from expunge.losses.logps import sequence_logps, token_logps
+from expunge.losses.logps import sequence_logps, shared_logps, token_logps
+from expunge.models.frozen_prefix import FrozenPrefix
 from expunge.models.gated import gates_of, leak_free_groups, prompt_arguments
 from expunge.models.layers import LayerReachedError, Visit, Where, layer_output, visited_blocks
 from expunge.models.tree_attention import tree_logits
@@ -50,23 +52,41 @@ class LabelledRows:
         """``(B,)`` labels per sequence."""
         return torch.bincount(self.sequence, minlength=self.num_sequences)
 
-    def select(self, first: int, last: int) -> LabelledRows:
-        """The rows of sequences ``first`` to ``last`` (exclusive), renumbered from 0."""
-        start, end = torch.searchsorted(
-            self.sequence, torch.tensor([first, last], device=self.sequence.device)
-        ).tolist()
-        part = LabelledRows(
-            self.logits[start:end],
-            self.labels[start:end],
-            self.sequence[start:end] - first,
-            last - first,
-            None if self.hidden is None else self.hidden[start:end],
-            None if self.gates is None else self.gates[first:last],
-        )
+    def parts(self, counts: SequenceOf[int]) -> list[LabelledRows]:
+        """These rows as several, of so many sequences each, renumbered from 0.
+
+        They are what a backward pass should go through: it leaves the gradient where the logits were, and makes no
+        other array of their size. Once it is done the logits are lost, and it cannot be done again.
+        """
+        firsts = [0, *accumulate(counts)]
+        edges = torch.searchsorted(self.sequence, torch.tensor(firsts, device=self.sequence.device)).tolist()
+        sizes = [end - start for start, end in pairwise(edges)]
+        logps: SequenceOf[Tensor | None] = [None] * len(sizes)
+        logits = [self.logits] * len(sizes)
         if len(self.logits):
-            # Log-probs come from the whole, so that the wide backward through the logits runs once for all parts.
-            part.__dict__["per_token_logps"] = self.per_token_logps[start:end]
-        return part
+            whole, logits = shared_logps(self.logits, self.labels, sizes)
+            logps = whole.split(sizes)
+        parts = [
+            LabelledRows(rows, labels, sequence - first, count, hidden, gates)
+            for rows, labels, sequence, first, count, hidden, gates in zip(
+                logits,
+                self.labels.split(sizes),
+                self.sequence.split(sizes),
+                firsts[:-1],
+                counts,
+                _cut(self.hidden, sizes),
+                _cut(self.gates, counts),
+                strict=True,
+            )
+        ]
+        for part, own in zip(parts, logps, strict=True):
+            if own is not None:
+                part.__dict__["per_token_logps"] = own
+        return parts
+
+
+def _cut(values: Tensor | None, sizes: SequenceOf[int]) -> SequenceOf[Tensor | None]:
+    return [None] * len(sizes) if values is None else values.split(list(sizes))
 
 
 def labelled_rows(
@@ -76,6 +96,7 @@ def labelled_rows(
     packed: bool,
     layer: int | None = None,
     head: bool = True,
+    prefix: FrozenPrefix | None = None,
 ) -> LabelledRows:
     """Run ``model`` once over ``sequences``.
 
@@ -85,26 +106,32 @@ def labelled_rows(
         packed: one row of unique tokens; otherwise a right-padded batch, for architectures that cannot.
         layer: a block whose output is wanted too.
         head: whether logits are wanted; without them nothing above ``layer`` is computed.
+        prefix: what the frozen lower blocks put out; a packed pass over sequences that it holds goes on from there.
 
     Returns:
         Logits (and hidden states) on labelled rows, differentiable unless gradients are off.
     """
     groups = leak_free_groups(model, sequences) if packed else []
     if len(groups) > 1:
-        parts = [_one_pass(model, [sequences[i] for i in group], packed, layer, head) for group in groups]
+        parts = [_one_pass(model, [sequences[i] for i in group], packed, layer, head, prefix) for group in groups]
         return _joined(parts, groups, len(sequences))
-    return _one_pass(model, sequences, packed, layer, head)
+    return _one_pass(model, sequences, packed, layer, head, prefix)
 
 
 def _one_pass(
-    model: nn.Module, sequences: SequenceOf[TokenSequence], packed: bool, layer: int | None, head: bool
+    model: nn.Module,
+    sequences: SequenceOf[TokenSequence],
+    packed: bool,
+    layer: int | None,
+    head: bool,
+    prefix: FrozenPrefix | None,
 ) -> LabelledRows:
     edits = gates_of(model)
     if layer is None:
-        rows = _pass(model, sequences, packed)[0]
+        rows = _pass(model, sequences, packed, prefix)[0]
     else:
         with layer_output(model, layer, stop=not head) as seen:
-            rows, where = _pass(model, sequences, packed, stops=not head)
+            rows, where = _pass(model, sequences, packed, prefix, stops=not head)
         rows = replace(rows, hidden=seen[0][where])
     return replace(rows, gates=edits.gate_logits()) if edits else rows
 
@@ -142,6 +169,7 @@ def _pass(
     model: nn.Module,
     sequences: SequenceOf[TokenSequence],
     packed: bool,
+    prefix: FrozenPrefix | None = None,
     stops: bool = False,
     inside: Callable[[Where], AbstractContextManager[Any]] = nullcontext,
 ) -> tuple[LabelledRows, Where]:
@@ -149,10 +177,11 @@ def _pass(
     caught = suppress(LayerReachedError) if stops else nullcontext()
     logits = torch.empty(0, device=device)
     if packed:
-        tree = PackedTree.build(sequences).to(device)
-        where: Where = (0, tree.label_rows)
-        with caught, inside(where):
-            logits = tree_logits(model, tree)
+        with _tree(sequences, prefix) as tree:
+            tree = tree.to(device)
+            where: Where = (0, tree.label_rows)
+            with caught, inside(where):
+                logits = tree_logits(model, tree)
         return LabelledRows(logits, tree.labels, tree.sequence, tree.num_sequences), where
     ids, mask = _padded(sequences)
     rows = [(i, t - 1) for i, s in enumerate(sequences) for t in s.label_positions]
@@ -164,6 +193,13 @@ def _pass(
         output = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, **told)
         logits = output.logits[sequence, position]
     return LabelledRows(logits, labels, sequence, len(sequences)), where
+
+
+def _tree(sequences: SequenceOf[TokenSequence], prefix: FrozenPrefix | None) -> AbstractContextManager[PackedTree]:
+    """The tree to run over while the block lasts: only a part of the model, and of the nodes, where states are kept."""
+    if prefix is not None and prefix.holds(sequences):
+        return prefix.shortcut(sequences)
+    return nullcontext(PackedTree.build(sequences))
 
 
 def _padded(sequences: SequenceOf[TokenSequence]) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as SequenceOf
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from types import MethodType
 from typing import Any
@@ -93,6 +93,22 @@ class GatedEdits(nn.Module):
         changed = hidden.index_put((rows, positions), edited)
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
+    def same_places(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """For activation checkpointing: a block that is run again is edited where it was the first time.
+
+        Another pass may have begun since. What the gates said then stays, too.
+        """
+        return nullcontext(), self._at(self._where)
+
+    @contextmanager
+    def _at(self, where: Where | None) -> Iterator[None]:
+        before = self._where, self._logits
+        self._where, self._logits = where, dict(self._logits)
+        try:
+            yield
+        finally:
+            self._where, self._logits = before
+
     # -- where --------------------------------------------------------------------------------------------------------
 
     def _find(self, args: tuple, kwargs: dict[str, Any], lengths: Tensor | None) -> Where | None:
@@ -146,10 +162,8 @@ def _device(block: nn.Module) -> torch.device:
 
 
 def _in_tree(tree: PackedTree) -> Where:
-    """The nodes that predict the first label of each sequence; sequences with one prompt share a node."""
-    device = tree.label_rows.device
-    first = torch.searchsorted(tree.sequence, torch.arange(tree.num_sequences, device=device))
-    nodes, owner = torch.unique(tree.label_rows[first], return_inverse=True)
+    """The last tokens of the prompts; sequences with one prompt share a node."""
+    nodes, owner = torch.unique(tree.prompt_ends, return_inverse=True)
     return torch.zeros_like(nodes), nodes, owner
 
 

@@ -13,7 +13,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -45,7 +45,7 @@ class Guard(Protocol):
     reach: ClassVar[str]
     """What it acts on, for the run's notes."""
 
-    def fit(self, forget: tuple[Row, ...], retain: tuple[Row, ...]) -> Guard:
+    def fit(self, forget: Sequence[Row], retain: Sequence[Row]) -> Guard:
         """The guard with everything that it has to know of the forget set."""
         ...
 
@@ -107,7 +107,7 @@ class RefusalPrompt:
         if self.topics < 1:
             raise RecipeError(f"topics must be at least 1, got {self.topics}")
 
-    def fit(self, forget: tuple[Row, ...], retain: tuple[Row, ...]) -> RefusalPrompt:
+    def fit(self, forget: Sequence[Row], retain: Sequence[Row]) -> RefusalPrompt:
         """Fill the topics in, if the text asks for them."""
         if "{topics}" not in self.text:
             return self
@@ -162,7 +162,7 @@ class KeywordFilter:
         if empty := [keyword for keyword in self.keywords if not _words(keyword)]:
             raise RecipeError(f"keyword {empty[0]!r} holds no word")
 
-    def fit(self, forget: tuple[Row, ...], retain: tuple[Row, ...]) -> KeywordFilter:
+    def fit(self, forget: Sequence[Row], retain: Sequence[Row]) -> KeywordFilter:
         """Find the keywords and keep their hashes alone.
 
         Raises:
@@ -312,7 +312,8 @@ def distinctive(forget: Iterable[Row], retain: Iterable[Row], *, longest: int, m
     counts: Counter[tuple[str, ...]] = Counter()
     for row in forget:
         counts.update({run for text in _texts(row) for run in _runs(_words(text), longest) if _content(run)})
-    common = {run for row in retain for text in _texts(row) for run in _runs(_words(text), longest)}
+    # Only runs that the forget rows have: all runs of a large retain set would not fit into memory.
+    common = {run for row in retain for text in _texts(row) for run in _runs(_words(text), longest) if run in counts}
     found = {run for run, count in counts.items() if count >= min_rows and run not in common}
     shortest = (run for run in found if not any(part in found for part in _runs(list(run), len(run) - 1)))
     return sorted(shortest, key=lambda run: (-counts[run], run))

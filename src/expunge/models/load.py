@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -60,6 +61,7 @@ def load_model(
     device: str = "auto",
     trust_remote_code: bool = False,
     guarded: bool = True,
+    quantise: Callable[[Any, torch.device], None] | None = None,
 ) -> LoadedModel:
     """Load weights (safetensors or GGUF only), tokenizer and format, and check that packed trees work.
 
@@ -72,6 +74,8 @@ def load_model(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         trust_remote_code: run Python code that comes with the model; never on by default.
         guarded: obey a guard that lies beside the weights; training looks past it.
+        quantise: ``(model, device)``: puts weights into fewer bits on their way to the device, which then never holds
+            the whole model in full.
 
     Raises:
         ModelError: one line that says what is missing and what would do.
@@ -98,7 +102,7 @@ def load_model(
             notes.append(f"guarded by {guard.key}: suppression, not erasure; the weights themselves answer as before")
     except TemplateError as error:
         raise ModelError(
-            f"{source}: its chat template cannot be used: {_first_line(error)}; or give --format"
+            f"{source}: its chat template cannot be used: {first_line(error)}; or give --format"
         ) from error
     if bound.name != "chat":
         notes.append(f"the model has no chat template in use; format '{bound.name}'")
@@ -106,6 +110,8 @@ def load_model(
         tokenizer.pad_token = tokenizer.eos_token
         notes.append("the tokenizer has no pad token; padding uses the end token, masks come from lengths")
     _disable_dropout(model)
+    if quantise:
+        quantise(model, target)
     model.to(target)
     packed = _switch_to_trees(model, notes)
     model = _with_gates(model, place)
@@ -252,7 +258,7 @@ def _load_weights(place: Place, options: dict[str, Any]) -> tuple[Any, Any]:
         model, found = loaded
         tokenizer = AutoTokenizer.from_pretrained(name, **remote)
     except ImportError as error:
-        raise ModelError(f"{name}: {_first_line(error)}") from error
+        raise ModelError(f"{name}: {first_line(error)}") from error
     except torch.OutOfMemoryError as error:
         raise ResourceError(f"{name}: out of memory while loading; use --dtype bfloat16 or a smaller model") from error
     except (OSError, ValueError, KeyError, IndexError, RuntimeError, SafetensorError, struct.error) as error:
@@ -296,7 +302,7 @@ def _load_adapter(place: Place, options: dict[str, Any]) -> tuple[Any, Any]:
             tokenizer = AutoTokenizer.from_pretrained(str(folder))
         return PeftModel.from_pretrained(model, str(folder)), tokenizer
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{folder}: the adapter cannot be loaded: {_first_line(error)}") from error
+        raise ModelError(f"{folder}: the adapter cannot be loaded: {first_line(error)}") from error
 
 
 def _base_for_gates(model: Any, tokenizer: Any, folder: Path) -> tuple[Any, Any]:
@@ -341,13 +347,14 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read: {_first_line(error)}") from error
+        raise ModelError(f"{path}: cannot be read: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path}: must hold a JSON object")
     return content
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of a message that says anything, or the error's kind."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[0].strip() if lines else type(error).__name__
 
@@ -357,7 +364,7 @@ def _explain(name: str, place: Place, error: BaseException) -> str:
     if place.folder:
         if "ignore_mismatched_sizes" in str(error):
             return f"{name}: cannot be loaded: the weights have other shapes than config.json says"
-        return f"{name}: cannot be loaded: {_first_line(error)}"
+        return f"{name}: cannot be loaded: {first_line(error)}"
     kinds = set()
     cause: BaseException | None = error
     while cause is not None:
@@ -378,7 +385,7 @@ def _explain(name: str, place: Place, error: BaseException) -> str:
         return f"{name}: no such folder, and the Hub cannot be reached; give a local folder, or '{BUILTIN_MODEL}'"
     if "safetensors" in str(error):
         return f"{name}: the Hub model has no safetensors weights, and pickled ones are not read"
-    return f"{name}: cannot be loaded: {_first_line(error)}"
+    return f"{name}: cannot be loaded: {first_line(error)}"
 
 
 def pick_device(device: str) -> torch.device:
@@ -392,7 +399,7 @@ def pick_device(device: str) -> torch.device:
     try:
         there = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, ImportError) as error:
-        reason = _first_line(error).partition(". ")[0]
+        reason = first_line(error).partition(". ")[0]
         raise ModelError(f"device {device!r} is not available here: {reason}") from error
     if there.type == "meta":
         raise ModelError("device 'meta' computes nothing; use auto, cpu or cuda")
@@ -427,9 +434,10 @@ def _switch_to_trees(model: Any, notes: list[str]) -> bool:
     before = inner.config._attn_implementation
     try:
         inner.set_attn_implementation(TREE_ATTENTION)
-        reason = tree_works(inner)
+        # Products with 4-bit weights are computed in half precision, whatever the others' is.
+        reason = tree_works(inner, tolerance=0.15 if getattr(inner, "is_loaded_in_4bit", False) else None)
     except (ValueError, KeyError, AttributeError) as error:
-        reason = _first_line(error)
+        reason = first_line(error)
     if not reason:
         return True
     inner.set_attn_implementation(before)

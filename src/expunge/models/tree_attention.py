@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -36,21 +37,28 @@ def _attend(
     softcap: float | None,
     sinks: Tensor | None,
 ) -> Tensor:
-    """Masked attention with grouped heads folded into rows: ``(1, H, N, D)`` in, ``(1, N, H, D)`` out."""
+    """Masked attention: ``(1, H, N, D)`` query and ``(1, K, ...)`` keys and values in, ``(1, N, H, D)`` out.
+
+    SDPA keeps no weights for the backward pass: at N x N a head and layer they would be most of a step's memory.
+    """
     num_heads, num_tokens, width = query.shape[1:]
-    kv_heads = key.shape[1]
+    kv_heads, num_keys = key.shape[1:3]
     groups = num_heads // kv_heads
-    folded = query.reshape(kv_heads, groups * num_tokens, width)
-    scores = torch.bmm(folded, key[0].transpose(1, 2)) * scaling
+    if softcap is None and sinks is None:
+        keys, values = (heads.repeat_interleave(groups, dim=1) for heads in (key, value))
+        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=allowed, scale=scaling)
+        return mixed.transpose(1, 2).contiguous()
+    # Heads that share a key are the rows of one product.
+    folded = (query * scaling).reshape(kv_heads, groups * num_tokens, width)
+    scores = torch.bmm(folded, key[0].transpose(1, 2))
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
-    scores = scores.view(kv_heads, groups, num_tokens, num_tokens).masked_fill(~allowed, torch.finfo(scores.dtype).min)
-    if sinks is None:
-        weights = torch.softmax(scores, dim=-1, dtype=torch.float32)
-    else:
+    scores = scores.view(kv_heads, groups, num_tokens, num_keys).masked_fill_(~allowed, torch.finfo(scores.dtype).min)
+    if sinks is not None:
         sink = sinks.view(kv_heads, groups, 1, 1).expand(-1, -1, num_tokens, 1).to(scores.dtype)
-        weights = torch.softmax(torch.cat([scores, sink], dim=-1), dim=-1, dtype=torch.float32)[..., :-1]
-    mixed = torch.bmm(weights.to(value.dtype).view(kv_heads, groups * num_tokens, num_tokens), value[0])
+        scores = torch.cat([scores, sink], dim=-1)
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32)[..., :num_keys]
+    mixed = torch.bmm(weights.to(value.dtype).reshape(kv_heads, groups * num_tokens, num_keys), value[0])
     return mixed.view(1, num_heads, num_tokens, value.shape[-1]).transpose(1, 2).contiguous()
 
 
@@ -59,6 +67,8 @@ def _plain_attention(
 ) -> tuple[Tensor, Tensor | None]:
     """Attention without a tree: SDPA, or the model's own eager function where SDPA lacks what the model needs."""
     if kwargs.get("softcap") is None and kwargs.get("s_aux") is None:
+        if _is_next_token(query, attention_mask, kwargs):
+            return _next_token(query, key, value, attention_mask, kwargs.get("scaling")), None
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     eager = vars(__import__(type(module).__module__, fromlist=["eager_attention_forward"]))["eager_attention_forward"]
     if attention_mask is None:
@@ -70,6 +80,30 @@ def _plain_attention(
         lowest = torch.finfo(query.dtype).min
         attention_mask = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill(~attention_mask, lowest)
     return eager(module, query, key, value, attention_mask, **kwargs)
+
+
+def _is_next_token(query: Tensor, mask: Tensor | None, settings: dict[str, Any]) -> bool:
+    """Whether this is a step of generation that a CPU does faster as two products than by SDPA."""
+    plain = not settings.get("dropout") and settings.get("position_bias") is None
+    boolean = mask is None or mask.dtype == torch.bool
+    return plain and boolean and query.shape[2] == 1 and query.dtype == torch.float32 and query.device.type == "cpu"
+
+
+def _next_token(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
+    """Attention of one new token a row: ``(B, H, 1, D)`` query in, ``(B, 1, H, D)`` out.
+
+    The heads that share a key are the rows of one product, so that no key is repeated for them.
+    """
+    num_rows, num_heads, _, width = query.shape
+    kv_heads, num_tokens = key.shape[1:3]
+    scale = width**-0.5 if scaling is None else scaling
+    folded = (query * scale).reshape(num_rows * kv_heads, num_heads // kv_heads, width)
+    scores = torch.bmm(folded, key.reshape(num_rows * kv_heads, num_tokens, width).transpose(1, 2))
+    if mask is not None:
+        scores = scores.view(num_rows, num_heads, 1, num_tokens).masked_fill(~mask, torch.finfo(scores.dtype).min)
+    weights = torch.softmax(scores, dim=-1).view(num_rows * kv_heads, -1, num_tokens)
+    mixed = torch.bmm(weights, value.reshape(num_rows * kv_heads, num_tokens, value.shape[-1]))
+    return mixed.view(num_rows, 1, num_heads, value.shape[-1])
 
 
 def tree_attention(
@@ -85,17 +119,18 @@ def tree_attention(
     """The registered attention function: ``(1, H, N, D)`` query, key and value; see transformers' interface.
 
     A sliding window is applied by *position* (depth in the tree), since neighbours in the row need not be neighbours
-    in a sequence.
+    in a sequence. What the tree remembers of nodes that are not computed comes before the keys and values of the rest.
     """
     if tree is None:
         _calls["without_tree"] += 1
         return _plain_attention(module, query, key, value, attention_mask, **kwargs)
     _calls["with_tree"] += 1
+    if tree.memory is not None:
+        key, value = tree.memory(module.layer_idx, key, value)  # type: ignore[arg-type]
     allowed = tree.visible
     window = kwargs.get("sliding_window")
     if window is not None:
-        distance = tree.position_ids[:, None] - tree.position_ids[None, :]
-        allowed = allowed & (distance < window)
+        allowed = allowed & (tree.key_positions > tree.position_ids[:, None] - window)
     scaling = kwargs.get("scaling")
     if scaling is None:
         scaling = query.shape[-1] ** -0.5
@@ -122,7 +157,8 @@ def tree_logits(model: nn.Module, tree: PackedTree) -> Tensor:
         logits_to_keep=tree.label_rows,
         tree=tree,
     )
-    return output.logits[0]
+    # Not [0], whose backward pass would copy the whole gradient.
+    return output.logits.squeeze(0)
 
 
 def _probe_sequences(model: PreTrainedModel) -> list[TokenSequence]:

@@ -11,7 +11,7 @@ from expunge.attacks.base import ORIGINAL, REFERENCE, UNLEARNED
 from expunge.attacks.outcome import USABLE, Estimate, Outcome
 from expunge.attacks.weights import NONE
 from expunge.pipeline.attacking import Attacked, Audit
-from expunge.reporting.content import Curve, MetricCell, MetricRow, Panel, Report, Verdict
+from expunge.reporting.content import BLANK, Curve, MetricCell, MetricRow, Panel, Report, Verdict
 
 DURABLE, FRAGILE = 0.9, 0.5
 """Durability from which on a model is called durable, and below which it is called fragile."""
@@ -76,7 +76,7 @@ def _row(
     higher: bool = False,
 ) -> MetricRow:  # fmt: skip
     """A row about the unlearned model alone."""
-    cells = {UNLEARNED: _cell(estimate), **{role: MetricCell(applies=False) for role in others}}
+    cells = {UNLEARNED: _cell(estimate), **dict.fromkeys(others, BLANK)}
     return MetricRow(key, label, group, higher, cells, definition)
 
 

@@ -22,6 +22,7 @@ from expunge.benchmarks.base import AnswerLimit, Benchmark
 from expunge.data.rows import rows_hash
 from expunge.errors import DataError, ModelError, UserError
 from expunge.models.load import load_model, pick_device, source_fingerprint
+from expunge.parallel import process_number
 from expunge.pipeline.checks import check_recipe
 from expunge.pipeline.environment import environment
 from expunge.pipeline.folder import ATTACKS, MANIFEST, claim_folder, open_folder, refuse_inside, write_json
@@ -112,6 +113,8 @@ def attack_model(
     with open_folder(out, ATTACKS, stages=store.root):
         found = {attack.key: _everywhere(attack, sources, prints, site, recipe, store) for attack in attacks}
         audit = _judge(out, attacks, found, site, notes)
+        if process_number() > 0:
+            return audit
         write_json(out / RESULT, plain(as_dict(audit)))
         manifest = {
             "kind": ATTACKS,

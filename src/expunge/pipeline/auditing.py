@@ -11,6 +11,7 @@ from expunge.attacks.table import QUICK
 from expunge.benchmarks.base import Benchmark
 from expunge.errors import RecipeError, UserError, unknown
 from expunge.models.load import pick_device
+from expunge.parallel import process_number
 from expunge.pipeline.attack_report import attack_report
 from expunge.pipeline.attacking import Audit, attack_model
 from expunge.pipeline.folder import read_manifest
@@ -103,7 +104,8 @@ def audit_run(
         model, recipe, part, out / BELOW, original=original or recipe.model.path, reference=control,
         benchmark=benchmark, store=store,
     )  # fmt: skip
-    _page(audit)
+    if process_number() == 0:
+        _page(audit)
     return audit
 
 

@@ -25,6 +25,7 @@ from expunge.scopes import SCOPES, make_scope
 from expunge.training.edits import check_edit
 from expunge.training.merge import compose_members, make_merge
 from expunge.training.rules import make_rules
+from expunge.training.trainer import check_optimizer
 
 _NEVER = "checkpoint_minutes"
 """The one number that may be infinite: no resume points."""
@@ -53,6 +54,7 @@ def check_recipe(recipe: Recipe) -> None:
         partial(_check_attack, recipe),
         partial(check_redaction, recipe),
         *(partial(_check_tracker, part.track) for part in (recipe.finetune, recipe.unlearn) if part),
+        *(partial(check_optimizer, part.optimizer) for part in (recipe.finetune, recipe.unlearn) if part),
     ]
     problems: list[str] = []
     for check in checks:

@@ -23,6 +23,23 @@ def peak_memory_gb() -> float:
     return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e9, 2)
 
 
+def forget_gpu_peak() -> None:
+    """Begin to measure :func:`gpu_peak` anew."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def gpu_peak() -> dict[str, float]:
+    """Most memory that tensors took on the GPU, in GB (1e9 bytes); nothing without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    return {"gpu_peak_memory_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2)}
+
+
 @lru_cache(maxsize=1)
 def code_hash() -> str:
     """SHA-256 over the package's own source, recorded with every result."""

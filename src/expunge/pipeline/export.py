@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from expunge.errors import UserError
 from expunge.models.gated import gates_of
 from expunge.models.load import DTYPES, LoadedModel, load_model, remember_format
 from expunge.pipeline.folder import disk_errors, read_manifest
+from expunge.progress import say
 from expunge.scopes.gated import REFUSED
 
 _CARD = """---
@@ -43,6 +46,8 @@ def export_model(source: str | Path, out: Path, *, dtype: str = "float32") -> Pa
             f"{source}: guarded by {loaded.guard.key}, which is no part of the weights: what reads an exported folder "
             "would answer unguarded; delete guard.json beside the weights to export them as they are"
         )
+    if _from_four_bits(read_manifest(Path(source)) or {}):
+        say(f"note: {_FOUR_BITS}")
     model = loaded.model
     if gates_of(model):
         raise UserError(f"{source}: {REFUSED}")
@@ -66,6 +71,18 @@ def export_model(source: str | Path, out: Path, *, dtype: str = "float32") -> Pa
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out
+
+
+_FOUR_BITS = (
+    "the adapter was trained beside a base in 4 bits and is merged into the base in full precision, whose answers "
+    "differ a little"
+)
+
+
+def _from_four_bits(manifest: Mapping[str, Any]) -> bool:
+    """Whether a run's result was trained under the scope qlora."""
+    stages = manifest.get("stages", {})
+    return any(stages.get(name, {}).get("scope", {}).get("kind") == "qlora" for name in ("target", "unlearn"))
 
 
 def _claim_new(out: Path) -> None:
@@ -101,6 +118,7 @@ def _origin(source: Path) -> tuple[str, str, str]:
     recipe = manifest.get("recipe", {})
     unlearn = recipe.get("unlearn") or {}
     how = f" with method `{unlearn['method']}`" if unlearn else ""
+    how += f"; {_FOUR_BITS}" if _from_four_bits(manifest) else ""
     lines = []
     if (source / "metrics.json").is_file():
         metrics = json.loads((source / "metrics.json").read_text(encoding="utf-8"))

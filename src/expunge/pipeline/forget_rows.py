@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from expunge.evaluation.alternates import ALTERNATES, add_alternates
 from expunge.evaluation.writing import write_texts
 from expunge.methods.table import Composition
 from expunge.models.load import let_go
+from expunge.parallel import from_first, process_number
 from expunge.pipeline.stages import Stage
 from expunge.recipe import EvaluatePart, UnlearnPart
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from expunge.pipeline.run import Plan
 
 
-def forget_rows(plan: Plan, target: Stage | None, part: UnlearnPart, composition: Composition) -> tuple[Row, ...]:
+def forget_rows(plan: Plan, target: Stage | None, part: UnlearnPart, composition: Composition) -> Sequence[Row]:
     """The forget rows; where the view wants answers that the model made up, with those that it now makes up."""
     rows = plan.benchmark.forget or _written(plan, target, composition)
     if composition.view != "model" or all(row.alternate is not None for row in rows):
@@ -46,8 +47,9 @@ def _made(plan: Plan, name: str, parts: Mapping[str, Any], build: Any, *, label:
     parts = {**parts, "redact": True} if plan.recipe.redact else parts
     stage = plan.stage(name, parts, build, label=label)
     file = stage.path / f"{name}.jsonl"
-    if not file.is_file():
-        shutil.rmtree(stage.path)
+    if not from_first(file.is_file()):
+        if process_number() == 0:
+            shutil.rmtree(stage.path)
         stage = plan.stage(name, parts, build, label=label)
     return read_rows(file, set_name="forget")
 

@@ -34,18 +34,30 @@ class Measuring:
 
     def scores(self, target: Stage | None, after: Stage | None, retain_model: Stage | None) -> dict[str, Scores]:
         """Per-row values of every model there is, the retain model's from elsewhere where they are known."""
-        found = {BEFORE: self._evaluate(BEFORE, target)}
-        if after:
-            found[AFTER] = self._evaluate(AFTER, after)
-        if retain_model:
-            found[RETAIN_MODEL] = self._evaluate(RETAIN_MODEL, retain_model)
-        elif self.plan.reference:
+        asked = self.subjects(target, after, retain_model)
+        found = {
+            label: read_scores(self.stage(label, subject, source).path / "samples.parquet")
+            for label, subject, source in asked
+        }
+        if self.plan.reference and RETAIN_MODEL not in found:
             found[RETAIN_MODEL] = self.plan.reference
-        elif self.plan.reference_print:
-            found[RETAIN_MODEL] = self._evaluate(RETAIN_MODEL, None, source=self.plan.recipe.retain_reference)
         return found
 
-    def _evaluate(self, label: str, subject: Stage | None, *, source: str | None = None) -> Scores:
+    def subjects(
+        self, target: Stage | None, after: Stage | None, retain_model: Stage | None
+    ) -> list[tuple[str, Stage | None, str | None]]:
+        """What is evaluated: label, the stage that made it, or where it comes from."""
+        found: list[tuple[str, Stage | None, str | None]] = [(BEFORE, target, None)]
+        if after:
+            found.append((AFTER, after, None))
+        if retain_model:
+            found.append((RETAIN_MODEL, retain_model, None))
+        elif self.plan.reference_print and not self.plan.reference:
+            found.append((RETAIN_MODEL, None, self.plan.recipe.retain_reference))
+        return found
+
+    def stage(self, label: str, subject: Stage | None, source: str | None = None) -> Stage:
+        """One model's evaluation, and what the harness says of it."""
         part, model = self.plan.recipe.evaluate, self.plan.recipe.model
         assert part is not None
         origin = self.plan.reference_print if source else self.plan.base_print
@@ -71,7 +83,7 @@ class Measuring:
 
         stage = self.plan.stage("evaluate", parts, build, label=f"evaluate {label}", record=f"evaluate {label}")
         self._harness(label, subject, source)
-        return read_scores(stage.path / "samples.parquet")
+        return stage
 
     def _harness(self, label: str, subject: Stage | None, source: str | None = None) -> None:
         """Tasks of lm-evaluation-harness, where the recipe names some."""

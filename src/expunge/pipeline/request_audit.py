@@ -38,7 +38,7 @@ class Asked:
     """A set of rows that every model is asked for."""
 
     name: str
-    rows: tuple[Row, ...]
+    rows: Sequence[Row]
     applied_at: int | None = None
     """Number of the point in time from which on it should be forgotten; None for rows to keep, or not yet applied."""
     keep: bool = False

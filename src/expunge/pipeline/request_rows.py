@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,6 +10,8 @@ from expunge.benchmarks.base import Benchmark
 from expunge.benchmarks.custom import RETAIN_PROBE_ROWS
 from expunge.benchmarks.table import load_benchmark
 from expunge.data.draw import draw
+from expunge.data.lazy import changed, chosen, joined
+from expunge.data.overlap import fingerprint
 from expunge.data.rows import Row, rows_hash
 from expunge.errors import DataError
 from expunge.pipeline.loading import warnings_said
@@ -21,11 +24,11 @@ class RequestRows:
     """What one request names."""
 
     request: Request
-    forget: tuple[Row, ...]
-    retain: tuple[Row, ...]
+    forget: Sequence[Row]
+    retain: Sequence[Row]
 
 
-def read_files(forget: str, retain: str | None) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+def read_files(forget: str, retain: str | None) -> tuple[Sequence[Row], Sequence[Row]]:
     """The rows of a request's files; :class:`DataError` for a bad one."""
     with warnings_said():
         found = load_benchmark("custom", forget=forget, **({"retain": retain} if retain else {}))
@@ -45,10 +48,11 @@ def read_request(request: Request) -> RequestRows:
                 f"request {request.id}: the {what} rows are no longer those that were written down; put them back, or "
                 "revoke it and add it again"
             )
-    forget, retain = (
-        tuple(replace(row, id=f"request {request.id}/{row.id}") for row in rows) for rows in (forget, retain)
-    )
-    return RequestRows(request, forget, retain)
+
+    def named(row: Row) -> Row:
+        return replace(row, id=f"request {request.id}/{row.id}")
+
+    return RequestRows(request, changed(forget, named), changed(retain, named))
 
 
 def read_what_is_there(requests: Iterable[Request]) -> tuple[RequestRows, ...]:
@@ -71,25 +75,29 @@ def benchmark_of(group: Sequence[RequestRows], all_rows: Sequence[RequestRows]) 
     To keep are the retain rows of all requests, revoked ones included, each once, without what any request that stands
     asks to forget: a file to keep that was written before a later request must not teach its rows again.
     """
-    forget = tuple(row for rows in group for row in rows.forget)
+    forget = joined(*(rows.forget for rows in group))
     retain = kept_rows(all_rows)
-    probes = {"forget": forget}
+    probes: dict[str, Sequence[Row]] = {"forget": forget}
     if retain:
         probes["retain"] = draw(retain, RETAIN_PROBE_ROWS, seed=0, name="requests/retain")
     numbers = ", ".join(str(rows.request.id) for rows in group)
     return Benchmark(name="requests", forget=forget, retain=retain, probes=probes, origin=f"requests {numbers}")
 
 
-def kept_rows(all_rows: Sequence[RequestRows]) -> tuple[Row, ...]:
+def kept_rows(all_rows: Sequence[RequestRows]) -> Sequence[Row]:
     """The retain rows of all requests, each once, without any row that is to be forgotten."""
-    gone = {_content(row) for rows in all_rows if rows.request.state != REVOKED for row in rows.forget}
-    kept: dict[tuple[str, str], Row] = {}
+    left_out = {_content(row) for rows in all_rows if rows.request.state != REVOKED for row in rows.forget}
+    parts = []
     for rows in all_rows:
-        for row in rows.retain:
-            if _content(row) not in gone:
-                kept.setdefault(_content(row), row)
-    return tuple(kept.values())
+        kept = array("q")
+        for number, row in enumerate(rows.retain):
+            if (content := _content(row)) not in left_out:
+                left_out.add(content)
+                kept.append(number)
+        parts.append(chosen(rows.retain, kept))
+    return joined(*parts)
 
 
-def _content(row: Row) -> tuple[str, str]:
-    return " ".join(row.prompt.split()), " ".join(row.answer.split())
+def _content(row: Row) -> int:
+    prompt = " ".join(row.prompt.split())
+    return fingerprint(f"{len(prompt)} {prompt} {' '.join(row.answer.split())}")

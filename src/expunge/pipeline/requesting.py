@@ -13,11 +13,12 @@ from expunge.data.rows import rows_hash
 from expunge.errors import RecipeError, UserError
 from expunge.models.load import source_fingerprint
 from expunge.pipeline.checks import check_recipe
+from expunge.pipeline.composing import composed
 from expunge.pipeline.folder import claim_folder, open_folder, weights_folder
 from expunge.pipeline.redacting import take_texts_out
 from expunge.pipeline.request_models import LedgerModels
 from expunge.pipeline.request_rows import RequestRows, benchmark_of, read_files, read_request, read_what_is_there
-from expunge.pipeline.run import Plan, composed
+from expunge.pipeline.run import Plan
 from expunge.progress import say
 from expunge.recipe import Recipe, parse_recipe
 from expunge.requests.ledger import APPLIED, PENDING, REVOKED, Application, Ledger, Request

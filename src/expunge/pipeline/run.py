@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,17 @@ import yaml
 
 from expunge.benchmarks.base import Benchmark
 from expunge.data.rows import Row, rows_hash
-from expunge.data.views import VIEWS
 from expunge.errors import RecipeError
 from expunge.evaluation.metrics import Scores
-from expunge.methods.table import Composition, compose
+from expunge.methods.table import Composition
 from expunge.models.guards import make_guard, remember_guard
-from expunge.models.load import LoadedModel, let_go, load_model, pick_device, resolve, source_fingerprint
+from expunge.models.load import DTYPES, LoadedModel, let_go, load_model, pick_device, resolve, source_fingerprint
+from expunge.parallel import process_number, wait_for_all
 from expunge.pipeline.attacking import Audit
 from expunge.pipeline.auditing import BELOW as ATTACKS_BELOW
 from expunge.pipeline.auditing import audit_run
 from expunge.pipeline.checks import check_recipe
+from expunge.pipeline.composing import Members, composed
 from expunge.pipeline.environment import environment
 from expunge.pipeline.evidence import (
     AFTER,
@@ -59,14 +60,16 @@ from expunge.pipeline.stages import Stage, StageStore
 from expunge.progress import say
 from expunge.recipe import Recipe, TrainPart, UnlearnPart
 from expunge.reporting.content import plain
+from expunge.scopes import make_scope
 from expunge.scopes.region import region_file_hash
 from expunge.training.defaults import FINETUNE_EPOCHS
 from expunge.training.kept import KEPT
-from expunge.training.merge import compose_members, make_merge, merge_adapters
-from expunge.training.rules import make_rules
+from expunge.training.memory import PASS_TOKENS
+from expunge.training.merge import make_merge, merge_adapters
+from expunge.training.precision import uses_bf16
 from expunge.training.run import NOTHING_TO_TRAIN, REGION, finetune_job, train, unlearn_job
 
-_NO_EFFECT_ON_WEIGHTS = ("checkpoint_minutes", "track")
+_NO_EFFECT_ON_WEIGHTS = ("checkpoint_minutes", "track", "checkpoint_activations")
 
 
 @dataclass(frozen=True)
@@ -115,32 +118,10 @@ def run_recipe(
         if recipe.attack and (after := plan.weights("unlearn")):
             others = {"original": plan.weights("target"), "reference": plan.weights("retain_model")}
             result = replace(result, audit=audit_run(recipe, plan.benchmark, plan.store, after, out=out, **others))
-        if recipe.redact and alone:
+        if recipe.redact and alone and process_number() == 0:
             take_texts_out((stage.path for stage in plan.stages.values()), plan.texts)
             say_what_to_share(out, stages)
         return result
-
-
-Members = tuple[tuple[UnlearnPart, Composition], ...]
-"""The runs of a merge, each with its settings."""
-
-
-def composed(part: UnlearnPart, benchmark: Benchmark) -> tuple[Composition, Members]:
-    """What unlearning does with these rows, and the runs that it merges if it does.
-
-    Raises:
-        RecipeError: parts that do not go together, or that the rows do not suit.
-    """
-    has_retain = bool(benchmark.retain)
-    composition, members = compose(part, has_retain=has_retain), ()
-    if composition.merge:
-        members = compose_members(part, make_merge(composition.merge), has_retain=has_retain)
-    for one in (composition, *(member for _, member in members)):
-        if check := VIEWS[one.view].check:
-            check(benchmark.forget)
-    for trained in [member for _, member in members] or [composition]:
-        make_rules(trained.rules, trained.terms)
-    return composition, members
 
 
 @dataclass
@@ -184,12 +165,14 @@ class Plan:
             subject = measuring.subject(measuring.scores(target, after, retain_model))
             evidence = measuring.report(subject)
             metrics, report = read_evidence(subject, evidence.path)
-        self._gather(out, after or target, evidence)
+        if process_number() == 0:
+            self._gather(out, after or target, evidence)
+        wait_for_all()
         return RunResult(out, self.stages, metrics, report)
 
     # -- stages that make weights ---------------------------------------------------------------------------------
 
-    def _finetune(self, name: str, rows: tuple[Row, ...]) -> Stage | None:
+    def _finetune(self, name: str, rows: Sequence[Row]) -> Stage | None:
         part = self.recipe.finetune
         if part is None:
             return None
@@ -221,9 +204,7 @@ class Plan:
 
     def _merge(self, target: Stage | None, part: UnlearnPart, composition: Composition) -> Stage:
         """Every run of a merge as a stage of its own, then one that merges their adapters."""
-        start = resolve(weights_folder(target.path) if target else self.recipe.model.path)
-        if start.adapter:
-            raise RecipeError("merge: the model to unlearn is an adapter itself; export it with --merge first")
+        self._refuse_adapter(target)
         merge, guard = make_merge(composition.merge), make_guard(composition.guard)
         runs = [
             self._unlearn_once(target, *member, name=f"unlearn part {number}")
@@ -242,11 +223,18 @@ class Plan:
         parts = {"merge": dict(composition.merge), "runs": [run.key for run in runs], "seed": self.recipe.seed}
         return self.stage("unlearn", parts | {"guard": dict(composition.guard)}, build, label="merge adapters")
 
+    def _refuse_adapter(self, target: Stage | None) -> None:
+        if resolve(weights_folder(target.path) if target else self.recipe.model.path).adapter:
+            raise RecipeError("merge: the model to unlearn is an adapter itself; export it with --merge first")
+
+    def _forget_rows(self, target: Stage | None, part: UnlearnPart, composition: Composition) -> Sequence[Row]:
+        return forget_rows(self, target, part, composition)
+
     def _unlearn_once(
         self, target: Stage | None, part: UnlearnPart, composition: Composition, *, name: str = "unlearn"
     ) -> Stage:
         benchmark = self.benchmark
-        forget = forget_rows(self, target, part, composition)
+        forget = self._forget_rows(target, part, composition)
         probe = benchmark.retain or benchmark.probes.get("general", ())
 
         def build(work: Path, folder: Path) -> Mapping[str, Any]:
@@ -264,18 +252,23 @@ class Plan:
             )
             return self._train(target, job, work, folder)
 
-        data = {"forget": rows_hash(forget), "retain": rows_hash(benchmark.retain)}
+        data = {"rows": {"forget": rows_hash(forget), "retain": rows_hash(benchmark.retain)}}
         extra = {"refusals": list(benchmark.refusals), "probe": rows_hash(probe) if part.budget else None}
         if benchmark.pool:
             extra["pool"] = list(benchmark.pool)
         origin = target.key if target else self.base_print
-        parts = self._weight_parts(part, origin) | data | extra | composition.resolved()
+        parts = self._weight_parts(part, origin, composition.rules) | data | extra
+        parts["composition"] = composition.resolved()
         return self.stage("unlearn", parts, build, label=name, record=name)
 
-    def _weight_parts(self, part: TrainPart, origin: str) -> dict[str, Any]:
+    def _weight_parts(self, part: TrainPart, origin: str, rules: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
         fields = dataclasses.asdict(part)
         for name in _NO_EFFECT_ON_WEIGHTS:
             fields.pop(name)
+        # What is left to the machine counts as it turns out; how steps are cut changes nothing but rounding.
+        fields["micro_batch_tokens"] = part.micro_batch_tokens or PASS_TOKENS["cpu"]
+        where, dtype = pick_device(self.recipe.model.device), DTYPES[self.recipe.model.dtype]
+        fields["bf16"] = uses_bf16(part.bf16, where, dtype, rules)
         if not part.keep_every:
             del fields["keep_every"]
         model = dataclasses.asdict(self.recipe.model)
@@ -286,7 +279,8 @@ class Plan:
         return {"part": fields, "model": model, "origin": origin, "seed": self.recipe.seed, **region}
 
     def _train(self, start: Stage | None, job: Any, work: Path, folder: Path) -> Mapping[str, Any]:
-        loaded = self.load(start, guarded=False)
+        quantise = getattr(make_scope(job.scope), "quantise", None)
+        loaded = self.load(start, guarded=False, quantise=quantise)
         facts = train(loaded, job, work=work, out=folder, cache=self.store.root / "reference")
         if (work / "log.jsonl").is_file():  # nothing is logged where nothing is trained
             shutil.copyfile(work / "log.jsonl", folder / "log.jsonl")
@@ -296,7 +290,9 @@ class Plan:
         let_go(loaded)
         return facts
 
-    def load(self, stage: Stage | None, source: str | None = None, *, guarded: bool = True) -> LoadedModel:
+    def load(
+        self, stage: Stage | None, source: str | None = None, *, guarded: bool = True, quantise: Any = None
+    ) -> LoadedModel:
         """The model that a stage made, or one from elsewhere, or the one the recipe starts from."""
         model = self.recipe.model
         return load_model(
@@ -307,6 +303,7 @@ class Plan:
             device=model.device,
             trust_remote_code=model.trust_remote_code,
             guarded=guarded,
+            quantise=quantise,
         )
 
     # -- the run folder -------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from typing import Any
 
 from expunge.errors import UserError
 from expunge.parallel import from_first, process_number
-from expunge.pipeline.environment import peak_memory_gb
+from expunge.pipeline.environment import forget_gpu_peak, gpu_peak, peak_memory_gb
 from expunge.pipeline.folder import disk_errors
 from expunge.pipeline.redacting import without
 from expunge.progress import say
@@ -141,9 +141,11 @@ class StageStore:
         work.mkdir(parents=True, exist_ok=True)
         partial.mkdir()
         started = time.monotonic()
+        forget_gpu_peak()
         try:
             facts = dict(build(work, partial))
             facts |= {"stage_seconds": round(time.monotonic() - started, 2), "peak_memory_gb": peak_memory_gb()}
+            facts |= gpu_peak()
             shown = without(parts, hide) if hide else parts
             done = {"stage": name, "version": STAGE_VERSIONS[name], "parts": shown, "facts": facts}
             text = json.dumps(done, indent=1, sort_keys=True, default=str)

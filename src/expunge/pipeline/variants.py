@@ -11,6 +11,7 @@ import yaml
 from expunge.errors import ModelError, NonFiniteLossError, ResourceError
 from expunge.evaluation.samples import read_texts
 from expunge.models.load import source_fingerprint
+from expunge.parallel import num_processes, process_number
 from expunge.pipeline.checks import check_recipe
 from expunge.pipeline.comparing import compare_runs
 from expunge.pipeline.environment import environment
@@ -77,10 +78,13 @@ def run_variants(
             try:
                 runs[name] = run_recipe(variant, out / name, store=stages, data_root=data_root, alone=False)
             except (NonFiniteLossError, ResourceError, ModelError) as error:
+                if isinstance(error, ResourceError) and num_processes() > 1:
+                    # It may be one process's alone, and the others wait for it in the middle of the variant.
+                    raise
                 failed[name] = str(error)
                 say(f"{name}: {error}")
-        report = _write(recipe, out, runs, failed)
-        if recipe.redact:
+        report = _write(recipe, out, runs, failed) if process_number() == 0 else None
+        if recipe.redact and process_number() == 0:
             folders = {stage.path for run in runs.values() for stage in run.stages.values()}
             take_texts_out(folders, telling_texts(recipe))
             say_what_to_share(out, stages)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from expunge.benchmarks.table import load_benchmark
+from expunge.data.lazy import changed
 from expunge.data.overlap import DataWarning
 from expunge.data.rows import Row, rows_hash
 from expunge.errors import UserError
@@ -117,7 +118,7 @@ def _reading_options(asked: Mapping[str, Any], given: Mapping[str, str]) -> dict
     return {**options, "make": ["holdout"]} if held else options
 
 
-def _read(path: str, name: str, options: Mapping[str, Any]) -> tuple[Row, ...]:
+def _read(path: str, name: str, options: Mapping[str, Any]) -> Sequence[Row]:
     """A file's rows as the run read them: as those to forget, whose place among the options decides nothing else."""
     if name != "forget":
         options = {key: value for key, value in options.items() if key != "make"}
@@ -125,4 +126,4 @@ def _read(path: str, name: str, options: Mapping[str, Any]) -> tuple[Row, ...]:
         # Said when the run was made.
         warnings.simplefilter("ignore", DataWarning)
         rows = load_benchmark(_OWN_FILES, forget=path, **options).forget
-    return tuple(dataclasses.replace(row, id=name + row.id.removeprefix("forget")) for row in rows)
+    return changed(rows, lambda row: dataclasses.replace(row, id=name + row.id.removeprefix("forget")))

@@ -117,16 +117,18 @@ class TrainPart:
     """AdamW's decoupled decay."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm; 0 turns clipping off."""
-    micro_batch_tokens: int = 384
-    """Most unique tokens in one forward pass: the memory knob."""
+    micro_batch_tokens: int | None = None
+    """Most unique tokens in one forward pass; None: 384 on a CPU, 2048 on a GPU, fewer where memory is short."""
+    checkpoint_activations: bool | None = None
+    """Compute activations again in the backward pass instead of keeping them; None: where memory is short."""
     checkpoint_minutes: float = 3.0
     """Minutes between two resume points; 0 writes one after every step."""
     keep_every: int = 0
     """Optimiser steps between two kept models, for ``expunge evaluate RUN --checkpoints all``; 0 keeps the last."""
     optimizer: str = "adamw_torch_fused"
     """Any optimiser name of transformers' ``TrainingArguments.optim``."""
-    bf16: bool = False
-    """bfloat16 autocast with float32 master weights."""
+    bf16: bool | None = None
+    """bfloat16 autocast with float32 master weights and losses; None: on a GPU that has it, never on a CPU."""
     track: str = "none"
     """``none``, ``tensorboard``, ``trackio`` or ``wandb``."""
 
@@ -143,7 +145,10 @@ def _train_rules(part: TrainPart) -> list[tuple[bool, str]]:
         (0 <= part.warmup < 1, f"warmup must be in [0, 1), got {part.warmup}"),
         (part.weight_decay >= 0, f"weight_decay must be at least 0, got {part.weight_decay}"),
         (part.max_grad_norm >= 0, f"max_grad_norm must be at least 0, got {part.max_grad_norm}"),
-        (part.micro_batch_tokens >= 16, f"micro_batch_tokens must be at least 16, got {part.micro_batch_tokens}"),
+        (
+            part.micro_batch_tokens is None or part.micro_batch_tokens >= 16,
+            f"micro_batch_tokens must be at least 16, got {part.micro_batch_tokens}",
+        ),
         (part.keep_every >= 0, f"keep_every must be at least 0, got {part.keep_every}"),
         (part.checkpoint_minutes >= 0, f"checkpoint_minutes must be at least 0, got {part.checkpoint_minutes}"),
         (

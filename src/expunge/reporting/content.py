@@ -37,7 +37,7 @@ class MetricCell:
     """One metric of one model: the value, its interval, the number of samples, and a remark.
 
     ``value`` None (or NaN) means "not measured"; ``note`` then says why. ``ci_low`` and ``ci_high`` come together.
-    Where ``applies`` is False there is nothing to measure, and nothing is said.
+    A ``note`` of one space says that there is nothing to measure (:data:`BLANK`).
     """
 
     value: float | None = None
@@ -45,7 +45,6 @@ class MetricCell:
     ci_high: float | None = None
     n: int | None = None
     note: str = ""
-    applies: bool = True
 
     @property
     def missing(self) -> bool:
@@ -60,6 +59,10 @@ class MetricCell:
         if math.isnan(self.ci_low) or math.isnan(self.ci_high):
             return None
         return self.ci_low, self.ci_high
+
+
+BLANK = MetricCell(note=" ")
+"""Stands where a metric is not about a model."""
 
 
 @dataclass(frozen=True)

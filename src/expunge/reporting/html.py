@@ -141,7 +141,7 @@ def _row_view(row: MetricRow, report: Report) -> _RowView:
                 model=model,
                 value=format_number(cell.value, kind=row.kind, style="html"),
                 interval=format_interval(cell, kind=row.kind, style="html"),
-                note=cell.note or ("not measured" if cell.missing and cell.applies else ""),
+                note=cell.note or ("not measured" if cell.missing else ""),
                 count="" if cell.missing or shared is not None else _count(cell.n),
                 tone=tone,
                 words=words,

@@ -127,7 +127,7 @@ class Notes:
     def mark(self, cell: MetricCell) -> str:
         """Return the number of the cell's note as text, or an empty string."""
         note = " ".join(printable(cell.note).split())
-        if not note and cell.missing and cell.applies:
+        if not cell.note and cell.missing:
             note = "not measured"
         if not note:
             return ""

@@ -130,15 +130,19 @@ class QloraScope(LoraScope):
         if find_spec("bitsandbytes") is None:
             raise RecipeError('scope qlora needs the package bitsandbytes: pip install "expunge[quant]", or use lora')
 
-    def quantise(self, model: Any) -> None:
+    def quantise(self, model: Any, device: torch.device | None = None) -> None:
         """Put every linear layer of the blocks into 4 bits, in place; a model that is so already stays as it is.
+
+        Args:
+            model: on any device.
+            device: where the 4 bits go, layer by layer; by default where the model is.
 
         Raises:
             RecipeError: without a GPU, or for a model that came as an adapter.
         """
         if getattr(model, "is_loaded_in_4bit", False):
             return
-        device = next(model.parameters()).device
+        device = device or next(model.parameters()).device
         if device.type != "cuda":
             raise RecipeError(f"scope qlora needs a GPU, and the model is on {device}; use scope lora")
         if hasattr(model, "merge_and_unload"):

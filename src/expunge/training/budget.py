@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from expunge.data.rows import Row
 from expunge.data.tree import TokenSequence, pack_units
 from expunge.losses import kl_divergence_loss
 from expunge.models.forward import labelled_rows
+from expunge.models.frozen_prefix import FrozenPrefix
 from expunge.models.load import LoadedModel
 from expunge.models.reference import PACK_TOKENS, compute_reference
+from expunge.parallel import by_first, from_first, process_number, wait_for_all
 from expunge.recipe import BudgetPart
+from expunge.training.distributed import put_whole, take_apart, whole
 
 
 class BudgetKeeper(TrainerCallback):
@@ -27,11 +31,12 @@ class BudgetKeeper(TrainerCallback):
     Its weights are kept on disk, so that an interrupted run keeps them too.
     """
 
-    def __init__(self, part: BudgetPart, loaded: LoadedModel, model: Any, rows: tuple[Row, ...], work: Path) -> None:
+    def __init__(self, part: BudgetPart, loaded: LoadedModel, model: Any, rows: Sequence[Row], work: Path) -> None:
         self.part = part
         self.model = model
         self.packed = loaded.packed
-        self.sequences = [loaded.format.encode(row) for row in loaded.format.split_text(rows)[: part.rows]]
+        self.sequences = [loaded.format.encode(row) for row in loaded.format.split_text(rows[: part.rows])[: part.rows]]
+        self.prefix: FrozenPrefix | None = None
         self.best = work / "best.safetensors"
         self.record = work / "budget.json"
         hidden: list[TokenSequence] = self.sequences if part.kl is not None else []
@@ -45,8 +50,8 @@ class BudgetKeeper(TrainerCallback):
 
         A best step beyond the resume point is met, measured and kept again before any later step can be refused.
         """
-        if state.global_step and self.record.is_file():
-            self.state = json.loads(self.record.read_text(encoding="utf-8")) | {"stopped": ""}
+        if state.global_step and (kept := by_first(self._kept)):
+            self.state = kept | {"stopped": ""}
             return
         self._keep()
 
@@ -55,7 +60,8 @@ class BudgetKeeper(TrainerCallback):
         last = state.global_step >= state.max_steps or control.should_training_stop
         if state.global_step % self.part.every and not last:
             return
-        cost = self._measure()
+        # All measure, for weights may lie in pieces; one decides, for they must stop together.
+        cost = from_first(self._measure())
         over = [
             f"{key} rose to {value:.3f}, over {limit:g}" for key, value, limit in self._limits(cost) if value > limit
         ]
@@ -75,10 +81,11 @@ class BudgetKeeper(TrainerCallback):
         step = self.state["best_step"]
         if not self.state["stopped"]:
             return f"{ended} within budget ({self._cost_text()})"
+        wait_for_all()
+        take_apart(self.model)
         named = dict(self.model.named_parameters())
-        with torch.no_grad():
-            for name, kept in load_file(self.best).items():
-                named[name].copy_(kept)
+        for name, kept in load_file(self.best).items():
+            put_whole(named[name], kept)
         if not step:
             return f"{self.state['stopped']}; no step stayed within it, so nothing was changed: lower the learning rate"
         return f"{self.state['stopped']}; kept step {step} ({self._cost_text()})"
@@ -96,7 +103,7 @@ class BudgetKeeper(TrainerCallback):
         rise = divergence = 0.0
         for pack in pack_units([[s] for s in self.sequences], PACK_TOKENS):
             members = [self.sequences[i] for i in pack]
-            rows = labelled_rows(self.model, members, packed=self.packed)
+            rows = labelled_rows(self.model, members, packed=self.packed, prefix=self.prefix)
             before = self.reference.sequence_logps(members, rows.labels.device)
             rise += float((before - rows.logps).sum())
             if self.part.kl is not None:
@@ -105,13 +112,20 @@ class BudgetKeeper(TrainerCallback):
         tokens = sum(s.num_labels for s in self.sequences)
         return {"retain_loss": rise / tokens} | ({"kl": divergence / tokens} if self.part.kl is not None else {})
 
+    def _kept(self) -> dict[str, Any] | None:
+        return json.loads(self.record.read_text(encoding="utf-8")) if self.record.is_file() else None
+
     def _keep(self) -> None:
         from safetensors.torch import save_file
 
         # Tied weights appear once among named parameters, so nothing is written twice.
-        tensors: dict[str, Tensor] = {
-            name: p.detach().cpu().contiguous() for name, p in self.model.named_parameters() if p.requires_grad
-        }
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                value = whole(parameter)
+                tensors |= {name: value.cpu().contiguous()} if process_number() == 0 else {}
+        if process_number() > 0:
+            return
         partial = self.best.with_suffix(".partial")
         save_file(tensors, partial)
         partial.replace(self.best)

@@ -10,6 +10,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from expunge.parallel import process_number
+
 KEPT = "checkpoints"
 """Folder of the kept steps, in a run's work folder and beside its result."""
 
@@ -44,7 +46,7 @@ class KeptSteps(TrainerCallback):
 
     Args:
         every: optimiser steps between two saved ones.
-        save: writes the model somewhere below a folder, and says where.
+        save: writes the model somewhere below a folder, and says where; of several processes, the first one writes.
         work: the run's work folder.
     """
 
@@ -55,7 +57,7 @@ class KeptSteps(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Drop what a killed run left of steps after the one that training resumes from."""
-        for path in self.folder.glob("step-*"):
+        for path in self.folder.glob("step-*") if process_number() == 0 else ():
             if path.suffix or path.name > step_folder(state.global_step):
                 shutil.rmtree(path)
 
@@ -65,6 +67,9 @@ class KeptSteps(TrainerCallback):
             return
         final = self.folder / step_folder(state.global_step)
         partial = final.with_suffix(".partial")
+        if process_number() > 0:
+            self.save(partial)
+            return
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         saved = self.save(partial)

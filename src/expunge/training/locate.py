@@ -21,6 +21,7 @@ from expunge.data.tree import TokenSequence, pack_units
 from expunge.errors import RecipeError
 from expunge.models.forward import labelled_rows
 from expunge.models.load import LoadedModel
+from expunge.parallel import from_first, my_share, process_number
 from expunge.scopes.region import LocatedScope, RegionScope
 from expunge.scopes.region_file import Region, read_region
 from expunge.scopes.units import (
@@ -34,6 +35,7 @@ from expunge.scopes.units import (
     mean_magnitudes,
     norms,
 )
+from expunge.training.distributed import sum_tensors
 from expunge.training.objective import Objective
 from expunge.training.streams import Streams, Unit
 
@@ -53,7 +55,7 @@ class Site:
     """At its starting weights, with the scope's base attached."""
     streams: Streams
     objective: Objective
-    rows: Mapping[str, tuple[Row, ...]] = field(default_factory=dict)
+    rows: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     """Every forget and retain row of the run, whichever its terms read."""
     seed: int = 0
     kept: Path | None = None
@@ -120,10 +122,10 @@ def _kept_or_found(scope: RegionScope, site: Site) -> Region:
     """The region that an interrupted run had found, else a new one: on a GPU a sum may fall a bit differently."""
     if scope.how == "file":
         return scope.file().bind(site.model, site.loaded.fingerprint)
-    if site.kept is not None and site.kept.is_file():
+    if site.kept is not None and from_first(site.kept.is_file()):
         return read_region(site.kept).bind(site.model, site.loaded.fingerprint)
     region = find(scope, site)
-    if site.kept is not None:
+    if site.kept is not None and process_number() == 0:
         region.write(site.kept)
     return region
 
@@ -192,7 +194,10 @@ def _backward(loss: Tensor) -> None:
 
 @contextmanager
 def collected(model: Any, cuts: Sequence[Cut]) -> Iterator[dict[str, Tensor]]:
-    """Catch the gradients of the cut parameters inside the block: added up in float32, by name, not in ``.grad``."""
+    """Catch the gradients of the cut parameters inside the block: added up in float32, by name, not in ``.grad``.
+
+    After the block they are those of all processes together.
+    """
     named = dict(model.named_parameters())
     sums = {cut.name: torch.zeros_like(named[cut.name], dtype=torch.float32) for cut in cuts}
 
@@ -210,6 +215,7 @@ def collected(model: Any, cuts: Sequence[Cut]) -> Iterator[dict[str, Tensor]]:
     finally:
         for hook in hooks:
             hook.remove()
+    sum_tensors(sums.values())
 
 
 @contextmanager
@@ -281,7 +287,7 @@ class Targets:
     def backward(self, site: Site) -> None:
         """Run the loss back, micro-batch by micro-batch."""
         total = len(self.sequences)
-        for pack in pack_units([[s] for s in self.sequences], site.objective.max_tokens):
+        for pack in my_share(pack_units([[s] for s in self.sequences], site.objective.max_tokens)):
             rows = labelled_rows(site.model, [self.sequences[i] for i in pack], packed=site.loaded.packed)
             losses = -(rows.per_token_logps if self.draws is None else self._random_logps(rows.logits, pack))
             weights = 1 / (rows.num_tokens[rows.sequence] * total)

@@ -15,7 +15,10 @@ from expunge.data.tree import TokenSequence, pack_units
 from expunge.errors import RecipeError
 from expunge.methods.terms import AnswerValues, WeightedTerm, weighted_sum
 from expunge.models.forward import LabelledRows, labelled_rows
+from expunge.models.frozen_prefix import FrozenPrefix
 from expunge.models.reference import Reference
+from expunge.parallel import num_processes, summed
+from expunge.training.distributed import announce_pass, own_passes, share_out, sum_gradients, summed_tensors
 from expunge.training.streams import Unit
 
 Answers = Mapping[str, Mapping[str, AnswerValues]]
@@ -38,6 +41,8 @@ class Objective:
     token_nll: dict[str, float] = field(default_factory=dict)
     """Mean token loss of the watched streams' own answers; that of the first pass since the trainer last cleared it,
     which is the one at the step's own weights."""
+    prefix: FrozenPrefix | None = None
+    """What the blocks that no step changes put out."""
 
     @cached_property
     def head(self) -> bool:
@@ -54,6 +59,9 @@ class Objective:
     ) -> dict[str, float]:
         """Accumulate the gradient of one whole step, micro-batch by micro-batch.
 
+        Where several processes train, each runs a share of the units; all return the whole step's losses, and
+        ``.grad``, which must be empty before, holds the whole step's gradient.
+
         Args:
             model: the policy, possibly wrapped.
             units: the effective batch.
@@ -66,25 +74,35 @@ class Objective:
         """
         units = [unit for unit in units if streams is None or unit.stream in streams]
         counts = self._counts(units)
-        statistics = self._statistics(model, units, counts)
+        passes = self._passes(model, units)
+        statistics = self._statistics(model, passes, counts)
         totals = {name: 0.0 for name, _ in self._named() if name in counts}
         factors = {name: factor for stream, factor in (scale or {}).items() for name in self.names(stream)}
         seen: dict[str, Tensor] = {}
-        for pack in self._packs(units):
-            losses = self.micro_batch(model, [units[i] for i in pack], counts, statistics, seen)
-            run_backward(torch.stack([loss * factors.get(name, 1.0) for name, loss in losses.items()]).sum())
-            for name, loss in losses.items():
+        for number, (members, counted) in enumerate(passes, start=1):
+            announce_pass(model, last=number == len(passes))
+            losses = self.micro_batch(model, members, counts, statistics, seen if counted else None)
+            run_backward(torch.stack([loss * factors.get(name, 1.0) for name, loss in losses.items()]).sum() * counted)
+            for name, loss in losses.items() if counted else ():
                 totals[name] += float(loss.detach())
-        for stream, (logps, tokens) in seen.items():
+        sum_gradients(model)
+        for stream, (logps, tokens) in summed_tensors(seen, model).items():
             self.token_nll.setdefault(stream, float(-logps / tokens))
-        return totals
+        found = summed(totals)
+        return {name: found[name] for name in totals}
 
     def names(self, stream: str) -> list[str]:
         """What a stream's losses are called."""
         return [name for name, _ in self._named(stream)]
 
+    def _passes(self, model: Any, units: list[Unit]) -> list[tuple[list[Unit], float]]:
+        """This process's micro-batches of a step, each with the factor that its loss carries; 0 counts for nothing."""
+        shares = share_out(units, _num_tokens, num_processes())
+        return own_passes(model, [[[share[i] for i in pack] for pack in self._packs(share)] for share in shares])
+
     def _packs(self, units: list[Unit]) -> list[list[int]]:
-        return pack_units([list(u.answers.values()) for u in units], self.max_tokens)
+        begin = self.prefix.begin if self.prefix else None
+        return pack_units([list(u.answers.values()) for u in units], self.max_tokens, begin)
 
     def _named(self, stream: str | None = None) -> Iterator[tuple[str, WeightedTerm]]:
         """Terms with the names that their losses are logged under."""
@@ -105,7 +123,9 @@ class Objective:
         return counts
 
     @torch.no_grad()
-    def _statistics(self, model: Any, units: list[Unit], counts: Mapping[str, int]) -> dict[str, Tensor]:
+    def _statistics(
+        self, model: Any, passes: list[tuple[list[Unit], float]], counts: Mapping[str, int]
+    ) -> dict[str, Tensor]:
         """Means over the effective batch that some terms want beforehand, by name of term."""
         wanted = {
             (stream, name): weighted
@@ -114,13 +134,13 @@ class Objective:
             if weighted.term.statistic_sum and name in counts
         }
         sums: dict[str, Tensor] = {}
-        for pack in self._packs(units) if wanted else []:
-            answers = self._answers(model, [units[i] for i in pack])
-            for (stream, name), weighted in wanted.items():
+        for members, counted in passes if wanted else []:
+            answers = self._answers(model, members)
+            for (stream, name), weighted in wanted.items() if counted else ():
                 if stream in answers and weighted.term.statistic_sum:
                     share = weighted.term.statistic_sum(answers[stream], **weighted.settings)
                     sums[name] = sums[name] + share if name in sums else share
-        return {name: total / counts[name] for name, total in sums.items()}
+        return {name: total / counts[name] for name, total in summed_tensors(sums, model).items()}
 
     def micro_batch(
         self,
@@ -160,12 +180,10 @@ class Objective:
         """One forward pass over the units, sorted into streams and kinds of answer."""
         groups = _group(units)
         sequences = [unit.answers[kind] for (_, kind), members in groups.items() for unit in members]
-        rows = labelled_rows(model, sequences, packed=self.packed, layer=self.layer, head=self.head)
+        rows = labelled_rows(model, sequences, packed=self.packed, layer=self.layer, head=self.head, prefix=self.prefix)
+        parts = rows.parts([len(members) for members in groups.values()])
         answers: dict[str, dict[str, AnswerValues]] = {}
-        first = 0
-        for (stream, kind), members in groups.items():
-            part = rows.select(first, first + len(members)) if len(groups) > 1 else rows
-            first += len(members)
+        for ((stream, kind), members), part in zip(groups.items(), parts, strict=True):
             answers.setdefault(stream, {})[kind] = self._values(stream, kind, members, part)
         return answers
 
@@ -197,6 +215,10 @@ def _all_gates(rows: LabelledRows) -> Tensor:
             "raise unlearn.layer to the last gated block, or lower the scope's layers"
         )
     return rows.gates
+
+
+def _num_tokens(unit: Unit) -> int:
+    return sum(len(sequence.ids) for sequence in unit.answers.values())
 
 
 def _random(members: list[Unit], sequences: list[TokenSequence]) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -40,8 +41,13 @@ class StreamPlan:
 
     def _permutation(self, epoch: int) -> np.ndarray:
         # The stream's name enters the seed, or two streams of equal size would walk in step.
-        entropy = [self.seed, epoch, *self.name.encode()]
-        return np.random.default_rng(entropy).permutation(self.num_rows)
+        return _permutation((self.seed, epoch, *self.name.encode()), self.num_rows)
+
+
+@lru_cache(maxsize=4)
+def _permutation(entropy: tuple[int, ...], size: int) -> np.ndarray:
+    """Kept while a stream walks through it: of a large set it takes longer than the step."""
+    return np.random.default_rng(entropy).permutation(size)
 
 
 @dataclass(frozen=True)

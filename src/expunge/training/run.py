@@ -6,8 +6,8 @@ import copy
 import json
 import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,19 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, set_seed
 
+from expunge.data.formats import Format
 from expunge.data.rows import Row
-from expunge.data.views import TEMPLATE, VIEWS, View, ViewContext
+from expunge.data.views import TEMPLATE, VIEWS, View, ViewContext, answers_of
 from expunge.errors import NonFiniteLossError
 from expunge.methods.table import Composition
 from expunge.methods.terms import RETAIN_TERMS, WeightedTerm
+from expunge.models.checkpointing import keep_all
 from expunge.models.gated import refuse_gated
 from expunge.models.guards import Guard, make_guard, remember_guard
 from expunge.models.layers import resolve_layer
 from expunge.models.load import LoadedModel, remember_format
 from expunge.models.reference import Reference, compute_reference
+from expunge.parallel import by_first, engine, from_first, process_number, wait_for_all
 from expunge.progress import bar, say
 from expunge.recipe import BudgetPart, TrainPart
 from expunge.scopes import make_scope
@@ -32,13 +35,17 @@ from expunge.scopes.lora import QloraScope
 from expunge.scopes.region import LocatedScope
 from expunge.training.budget import BudgetKeeper
 from expunge.training.defaults import default_lr
+from expunge.training.distributed import refuse_in_pieces, whole_state
 from expunge.training.edits import apply_edit, snapshot
 from expunge.training.kept import KeptSteps, hand_over
 from expunge.training.locate import Site, locate, units_to_locate
+from expunge.training.memory import CHOSEN, Fit
 from expunge.training.objective import Objective
 from expunge.training.plan import StepPlan
+from expunge.training.prefix import freeze_prefix
 from expunge.training.protection import FindMasks, Protection
 from expunge.training.rules import Rules, make_rules
+from expunge.training.sizing import with_passes, with_precision
 from expunge.training.stopping import WATCHED, StopLoss
 from expunge.training.streams import Streams, Unit
 from expunge.training.trainer import (
@@ -63,9 +70,9 @@ class Job:
     """Everything that one training needs besides the model."""
 
     title: str
-    rows: Mapping[str, tuple[Row, ...]]
+    rows: Mapping[str, Sequence[Row]]
     """By stream: ``forget``, ``retain``."""
-    sides: Mapping[str, tuple[Row, ...]] = field(default_factory=dict)
+    sides: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     """All forget and retain rows as they came, for a scope that looks at both whatever the terms read."""
     terms: Mapping[str, tuple[WeightedTerm, ...]]
     """By stream."""
@@ -90,7 +97,7 @@ class Job:
     stop_loss: float | None = None
     """Mean token loss of the forget answers above which the run stops."""
     budget: BudgetPart | None = None
-    probe_rows: tuple[Row, ...] = ()
+    probe_rows: Sequence[Row] = ()
     """What the budget looks at."""
     watchers: tuple[Any, ...] = ()
     """Further trainer callbacks, asked after all others."""
@@ -99,7 +106,7 @@ class Job:
         make_rules(self.rules, self.terms)
 
 
-def finetune_job(title: str, rows: tuple[Row, ...], part: TrainPart, *, epochs: float, seed: int) -> Job:
+def finetune_job(title: str, rows: Sequence[Row], part: TrainPart, *, epochs: float, seed: int) -> Job:
     """Plain learning of ``rows``: the retain term alone."""
     terms = {"retain": (WeightedTerm(RETAIN_TERMS["nll"], 1.0, {}),)}
     return Job(
@@ -120,19 +127,19 @@ def unlearn_job(
     composition: Composition,
     part: TrainPart,
     *,
-    forget: tuple[Row, ...],
-    retain: tuple[Row, ...],
+    forget: Sequence[Row],
+    retain: Sequence[Row],
     seed: int,
     refusals: tuple[str, ...] = (),
-    pool: tuple[str, ...] = (),
+    pool: Sequence[str] = (),
     budget: BudgetPart | None = None,
-    probe_rows: tuple[Row, ...] = (),
+    probe_rows: Sequence[Row] = (),
 ) -> Job:
     """A composition over a forget set and, if its retain term reads them, retain rows."""
     sides = {"forget": composition.forget, "retain": composition.retain}
     terms = {stream: members for stream, members in sides.items() if members}
     rows = {"forget": forget, "retain": retain}
-    pool = pool or tuple(row.answer for row in retain or forget)
+    pool = pool or answers_of(retain or forget)
     context = ViewContext(seed, refusals, pool, TEMPLATE if composition.template is None else composition.template)
     view = VIEWS[composition.view]
     guard = make_guard(composition.guard)
@@ -166,7 +173,7 @@ def unlearn_job(
 
 
 def train(loaded: LoadedModel, job: Job, *, work: Path, out: Path, cache: Path | None = None) -> dict[str, Any]:
-    """Run a job and save its result.
+    """Run a job and save its result. Where several processes train, all call it, and the first one writes.
 
     Args:
         loaded: the starting model; it is changed in place.
@@ -184,8 +191,12 @@ def train(loaded: LoadedModel, job: Job, *, work: Path, out: Path, cache: Path |
     """
     started = time.monotonic()
     set_seed(job.seed)
+    # The others read the first one's resume points.
+    work = from_first(work)
     work.mkdir(parents=True, exist_ok=True)
     prepared = prepare(loaded, job, cache=cache, work=work)
+    trainable = _num_moving(prepared) if job.terms or job.edit else 0
+    share = trainable / sum(p.numel() for p in prepared.model.parameters())
     start = snapshot(prepared.model) if job.edit else {}
     if job.edit and job.part.keep_every:
         say("note: the kept steps are those of training; the edit that makes the result comes after them")
@@ -194,22 +205,31 @@ def train(loaded: LoadedModel, job: Job, *, work: Path, out: Path, cache: Path |
         steps, stopped = optimise(loaded, prepared, job, work)
     apply_edit(job.edit, prepared.model, start, seed=job.seed, masks=prepared.scope.masks(prepared.model))
     _save(loaded, prepared, out, guard=job.guard)
-    if isinstance(prepared.scope, LocatedScope):
-        prepared.scope.region.write(out / REGION)
-    hand_over(work, out)
-    for point in work.glob("checkpoint-*"):
-        shutil.rmtree(point)
-    trainable = _num_moving(prepared) if job.terms or job.edit else 0
+    if process_number() == 0:
+        _leave(prepared, work, out)
+    wait_for_all()
     return {
         "steps": steps,
         "planned_steps": prepared.streams.plan.num_steps,
         "lr": prepared.lr,
         "scope": dict(job.scope),
         "trainable_parameters": trainable,
-        "trainable_share": trainable / sum(p.numel() for p in prepared.model.parameters()),
+        "trainable_share": share,
         "stopped": stopped,
+        **prepared.passes.facts(),
+        "bf16": prepared.part.bf16,
         "seconds": round(time.monotonic() - started, 2),
     }
+
+
+def _leave(prepared: Prepared, work: Path, out: Path) -> None:
+    """Put what else was made beside the result, and drop what a resumed run would have needed."""
+    if isinstance(prepared.scope, LocatedScope):
+        prepared.scope.region.write(out / REGION)
+    hand_over(work, out)
+    for point in work.glob("checkpoint-*"):
+        shutil.rmtree(point)
+    (work / CHOSEN).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -223,6 +243,9 @@ class Prepared:
     lr: float
     merge: bool
     """Whether the model came as an adapter: what is trained on top must be saved whole."""
+    part: TrainPart
+    """The job's, with what it left open settled."""
+    passes: Fit
     find_masks: FindMasks | None = None
     """Gives each step masks of its own, where the scope finds its region anew."""
 
@@ -240,9 +263,12 @@ def _num_moving(prepared: Prepared) -> int:
 def prepare(loaded: LoadedModel, job: Job, *, cache: Path | None = None, work: Path | None = None) -> Prepared:
     """Ask the starting model what will be needed of it, attach the scope, and find its region if it has one."""
     refuse_gated(loaded.model)
-    streams = _streams(loaded, job)
+    job = with_precision(job, loaded.model)
+    streams = job_streams(loaded.format, job)
     layer = None if job.layer is None else resolve_layer(loaded.model, job.layer)
     scope = make_scope(job.scope)
+    if engine() and streams.plan.num_steps:
+        _refuse_in_pieces(loaded, job, scope, layer)
     if isinstance(scope, QloraScope):
         # The start is the model in 4 bits, and so is its reference.
         scope.quantise(loaded.model)
@@ -250,8 +276,9 @@ def prepare(loaded: LoadedModel, job: Job, *, cache: Path | None = None, work: P
     reference = _reference(loaded, job, streams, units_to_locate(scope, streams), layer, cache)
     merge = hasattr(loaded.model, "merge_and_unload") and not getattr(scope, "keeps_base", False)
     model = scope.attach(loaded.model, layer=layer)
+    job, passes = with_passes(job, model, streams, layer=layer, work=work)
     watch = frozenset() if job.stop_loss is None else frozenset({WATCHED})
-    objective = Objective(dict(job.terms), reference, loaded.packed, job.part.micro_batch_tokens, layer, watch)
+    objective = Objective(dict(job.terms), reference, loaded.packed, passes.micro_batch_tokens, layer, watch)
     with _precision(loaded, job), memory_errors("while looking for the region; lower micro_batch_tokens"):
         site = Site(
             loaded=loaded,
@@ -266,13 +293,13 @@ def prepare(loaded: LoadedModel, job: Job, *, cache: Path | None = None, work: P
     if reference.head:
         reference.head.detach_from(model)
     lr = job.part.lr or default_lr(loaded.model, scope.lr_kind, finetune=job.finetune) * job.lr_factor
-    return Prepared(model, scope, streams, objective, lr, merge, find_masks)
+    return Prepared(model, scope, streams, objective, lr, merge, job.part, passes, find_masks)
 
 
 def _precision(loaded: LoadedModel, job: Job) -> torch.autocast:
     """That of training: the start would differ from its own reference in any other."""
     device = next(loaded.model.parameters()).device
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=job.part.bf16)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bool(job.part.bf16))
 
 
 def _reference(
@@ -294,8 +321,10 @@ def _reference(
 def optimise(loaded: LoadedModel, prepared: Prepared, job: Job, work: Path) -> tuple[int, str]:
     """Take the steps; returns how many, and why they ended."""
     model = prepared.model
+    keeper = BudgetKeeper(job.budget, loaded, model, job.probe_rows, work) if job.budget else None
+    prepared = _with_prefix(loaded, prepared, job, work, keeper)
     arguments = training_arguments(
-        job.part,
+        prepared.part,
         folder=work,
         num_steps=prepared.streams.plan.num_steps,
         lr=prepared.lr,
@@ -306,14 +335,13 @@ def optimise(loaded: LoadedModel, prepared: Prepared, job: Job, work: Path) -> t
         trainer = UnlearningTrainer(
             model,
             arguments,
-            job.part,
+            prepared.part,
             prepared.streams,
             prepared.objective,
             rules=Rules(job.rules),
             protection=Protection(model, prepared.scope.masks(model), prepared.find_masks),
         )
-        log = StepLog(work / "log.jsonl", trainer, update)
-        keeper = BudgetKeeper(job.budget, loaded, model, job.probe_rows, work) if job.budget else None
+        log = StepLog(work / "log.jsonl", trainer, update) if process_number() == 0 else None
         stop = None if job.stop_loss is None else StopLoss(job.stop_loss, prepared.objective)
         # The stop goes before the budget, which then looks at the last step, and after the wish for a resume point.
         kept = (
@@ -326,14 +354,55 @@ def optimise(loaded: LoadedModel, prepared: Prepared, job: Job, work: Path) -> t
                 trainer.add_callback(callback)
         _run_trainer(trainer, work)
         close_tracker(job.part.track)
+    keep_all(model)
+    wait_for_all()
     ended = stop.stopped if stop and stop.stopped else "all steps done"
     return trainer.state.global_step, keeper.restore_best(ended) if keeper else ended
 
 
-def _streams(loaded: LoadedModel, job: Job) -> Streams:
-    rows = {name: loaded.format.split_text(members) for name, members in job.rows.items()}
+def _with_prefix(
+    loaded: LoadedModel, prepared: Prepared, job: Job, work: Path, keeper: BudgetKeeper | None
+) -> Prepared:
+    """Let the steps, and the looks at the budget, go on from what the frozen lower blocks put out, where there are."""
+    advice = "while running the frozen blocks; use --dtype bfloat16 or a smaller --max-length"
+    with _precision(loaded, replace(job, part=prepared.part)), memory_errors(advice):
+        prefix = freeze_prefix(
+            loaded,
+            prepared.model,
+            prepared.streams,
+            title=job.title,
+            work=work,
+            beside=keeper.sequences if keeper else (),
+            layer=prepared.objective.layer,
+        )
+    if keeper:
+        keeper.prefix = prefix
+    return replace(prepared, objective=replace(prepared.objective, prefix=prefix))
+
+
+def _refuse_in_pieces(loaded: LoadedModel, job: Job, scope: Any, layer: int | None) -> None:
+    """Say what cannot be trained in pieces: everything that moves, masks or looks at single weights."""
+    splits = [rule.key for rule in make_rules(job.rules) if rule.splits]
+    adapted = hasattr(loaded.model, "merge_and_unload") and scope.folder == "adapter"
+    refuse_in_pieces(
+        engine(),
+        {
+            f"scope {scope.key}": scope.key in ("gated", "region", "qlora"),
+            f"gradient rule {' and '.join(splits)}": splits,
+            "terms on hidden states": layer is not None,
+            f"edit {job.edit.get('kind')}": job.edit,
+            "an adapter on top of another": adapted,
+            "budget": job.budget and engine() == "DeepSpeed",
+            "looking at the model while it trains": job.watchers,
+        },
+    )
+
+
+def job_streams(format: Format, job: Job) -> Streams:
+    """The rows that a job's steps show, planned."""
+    rows = {name: format.split_text(members) for name, members in job.rows.items()}
     if not rows:
-        return Streams(loaded.format, {}, {}, StepPlan({}, 0))
+        return Streams(format, {}, {}, StepPlan({}, 0))
     plan = StepPlan.make(
         {name: len(members) for name, members in rows.items()},
         pace=job.pace,
@@ -345,18 +414,18 @@ def _streams(loaded: LoadedModel, job: Job) -> Streams:
     needs = {
         name: frozenset().union(*(weighted.term.needs for weighted in members)) for name, members in job.terms.items()
     }
-    return Streams(loaded.format, rows, needs, plan, job.seed, job.view, job.context, job.spare_question)
+    return Streams(format, rows, needs, plan, job.seed, job.view, job.context, job.spare_question)
 
 
 def _run_trainer(trainer: UnlearningTrainer, work: Path) -> None:
-    point = last_resume_point(work)
+    point = by_first(lambda: last_resume_point(work))
     advice = f"while training; lower micro_batch_tokens (now {trainer.objective.max_tokens}), or use --scope lora"
     try:
         with memory_errors(advice):
             trainer.train(resume_from_checkpoint=str(point) if point else None)
         trainer.require_finite()
     except NonFiniteLossError as error:
-        kept = last_resume_point(work)
+        kept = by_first(lambda: last_resume_point(work))
         where = f"the last good checkpoint is {kept}" if kept else "no checkpoint had been written yet"
         raise NonFiniteLossError(f"{error}; {where}. Lower the learning rate (--lr)") from None
 
@@ -366,11 +435,18 @@ def _save(
 ) -> Path:
     """Write what was trained, the tokenizer, and the guard that stands before it; returns the folder.
 
+    Each process must call it; the first one writes.
+
     An adapter trained where another had been folded in belongs to weights that exist nowhere else: then the whole
     model is written instead.
     """
     folder = out / ("model" if prepared.merge else prepared.scope.folder)
-    if prepared.merge:
+    state = whole_state(prepared.model)
+    if process_number() > 0:
+        return folder
+    if state is not None:
+        prepared.model.save_pretrained(folder, state_dict=state)
+    elif prepared.merge:
         # Merging takes the adapter apart.
         model = copy.deepcopy(prepared.model) if goes_on else prepared.model
         prepared.scope.merge(model).save_pretrained(folder)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 
 from expunge.data.formats import Format
+from expunge.data.lazy import LazyRows
 from expunge.data.rows import Row
 from expunge.data.spans import spare_question
 from expunge.data.tree import TokenSequence
 from expunge.data.views import VIEWS, View, ViewContext
 from expunge.training.plan import StepPlan
+
+KEPT_SEQUENCES = 4096
+"""Encoded answers that are kept where a stream is too large for all of them; the oldest goes first."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Streams:
     """Rows of every stream with what the terms that read them need."""
 
     format: Format
-    rows: dict[str, tuple[Row, ...]]
+    rows: dict[str, Sequence[Row]]
     """Stream name (``forget``, ``retain``) to rows."""
     needs: dict[str, frozenset[str]]
     """Stream name to everything that its terms need."""
@@ -71,7 +76,13 @@ class Streams:
             if spare:
                 sequence = spare_question(sequence, self.format.tokenizer, row.prompt, self.format.end_id)
             self._encoded[key] = sequence
+            if self._is_large and len(self._encoded) > KEPT_SEQUENCES:
+                del self._encoded[next(iter(self._encoded))]
         return self._encoded[key]
+
+    @cached_property
+    def _is_large(self) -> bool:
+        return any(isinstance(rows, LazyRows) for rows in self.rows.values())
 
     def every(self, stream: str) -> list[Unit]:
         """Each row of a stream once, with its first epoch's answers."""

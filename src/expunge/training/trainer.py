@@ -14,6 +14,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.training_args import OptimizerNames
 
 from expunge.errors import NonFiniteLossError, RecipeError, ResourceError, unknown
+from expunge.parallel import from_first, gathered, num_processes, process_number, wait_for_all
 from expunge.recipe import TrainPart
+from expunge.training.distributed import own_piece
 from expunge.training.objective import Objective
 from expunge.training.protection import Protection
 from expunge.training.rules import Rules
@@ -74,11 +77,20 @@ class UnlearningTrainer(Trainer):
             train_dataset=StepNumbers(streams.plan.num_steps),
             data_collator=lambda items: {"step": torch.tensor(items[0])},
         )
+        self.in_pieces: bool = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if self.is_fsdp_enabled and args.bf16:
+            # Autocast, as in one process and as the reference was made; FSDP's own way rounds hidden states as well.
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = None
+            self.accelerator.prepare_model(self.model, evaluation_mode=True)
+        if num_processes() > 1 and not self.in_pieces:
+            # Bare replicas: the objective adds up their gradients, and torch's wrapper would average them.
+            accelerator: Any = self.accelerator
+            accelerator.prepare_model = partial(accelerator.prepare_model, evaluation_mode=True)
         self.remove_callback(PrinterCallback)
         self.add_callback(protection)
 
     def get_train_dataloader(self) -> DataLoader:
-        """Every process walks through the same steps, not a share of them: a step's rows belong together."""
+        """Every process walks through the same steps; what each computes of one, the objective shares out."""
         data = StepNumbers(self.streams.plan.num_steps)
         return DataLoader(data, batch_size=1, sampler=SequentialSampler(data), collate_fn=self.data_collator)
 
@@ -119,9 +131,15 @@ class UnlearningTrainer(Trainer):
     def require_finite(self) -> None:
         """Refuse weights that the last update broke: no loss has seen them yet, and they must not be kept."""
         model: Any = self.model
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad and not torch.isfinite(parameter).all():
-                raise NonFiniteLossError(f"the weights are not finite after step {self.state.global_step} ({name})")
+        trained = ((name, own_piece(p)) for name, p in model.named_parameters() if p.requires_grad)
+        broken = next((name for name, value in trained if not torch.isfinite(value).all()), None)
+        for name in filter(None, gathered({process_number(): broken}).values()):
+            raise NonFiniteLossError(f"the weights are not finite after step {self.state.global_step} ({name})")
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Nothing where the weights lie in pieces: then a resume point holds the engine's own files."""
+        if not self.in_pieces:
+            super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Weights as safetensors; no pickled arguments."""
@@ -134,7 +152,9 @@ class UnlearningTrainer(Trainer):
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
             self.rules.save(folder / RULES_FILE)
-        (folder / COMPLETE).touch()
+        wait_for_all()
+        if self.args.should_save:
+            (folder / COMPLETE).touch()
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -173,7 +193,8 @@ class ResumePoints(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Save if the time has come and there is still something to lose."""
-        if state.global_step < state.max_steps and time.monotonic() - self.last >= self.seconds:
+        # The clocks of several processes differ.
+        if from_first(state.global_step < state.max_steps and time.monotonic() - self.last >= self.seconds):
             control.should_save = True
             self.last = time.monotonic()
 
@@ -189,9 +210,7 @@ def training_arguments(
     if part.track == "wandb":
         # It would copy the console, and with it the answers that a run prints at its end.
         os.environ["WANDB_CONSOLE"] = "off"
-    optimizers = [known.value for known in OptimizerNames]
-    if part.optimizer not in optimizers:
-        raise RecipeError(unknown("optimizer", part.optimizer, optimizers))
+    check_optimizer(part.optimizer)
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=num_steps,
@@ -201,7 +220,7 @@ def training_arguments(
         weight_decay=part.weight_decay,
         max_grad_norm=part.max_grad_norm,
         optim=part.optimizer,
-        bf16=part.bf16,
+        bf16=bool(part.bf16),
         save_strategy="no",
         save_total_limit=2,
         logging_strategy="steps",
@@ -221,6 +240,25 @@ def training_arguments(
     except (ImportError, ValueError, RuntimeError) as error:
         raise RecipeError(f"optimizer {part.optimizer!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return arguments
+
+
+_BITSANDBYTES = ("bnb", "paged", "lion", "ademamix", "adamw_8bit")
+"""What the names of optimisers have in them that come from that package."""
+
+
+def check_optimizer(name: str) -> None:
+    """Refuse an optimiser before anything is loaded, as far as it can be told from its name.
+
+    Raises:
+        RecipeError: transformers does not know it, or bitsandbytes is missing.
+    """
+    optimizers = [known.value for known in OptimizerNames]
+    if name not in optimizers:
+        raise RecipeError(unknown("optimizer", name, optimizers))
+    if any(part in name for part in _BITSANDBYTES) and find_spec("bitsandbytes") is None:
+        raise RecipeError(
+            f'optimizer {name!r} needs the package bitsandbytes: pip install "expunge[quant]", or use adamw_torch_fused'
+        )
 
 
 def close_tracker(name: str) -> None:

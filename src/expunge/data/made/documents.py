@@ -21,6 +21,8 @@ _FRONT_LINES = 1000
 """Longest front matter; a rule at the top that no second one follows by then is a rule."""
 # Scripts without spaces count a word a character; a run without any space is cut, or it would be read as one word.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\s\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{1,200}")
+_ASCII_WORD = re.compile(r"\S{1,200}")
+"""The same where no other characters are, found in half the time."""
 _SENTENCE_END = re.compile(r"[.!?。！？]+[\"'”’)\]_*]*$")
 _LINK = re.compile(r"!?\[([^\]\n]*)\]\([^)\n]*\)")
 _HEADING = re.compile(r"^ {0,3}#{1,6}\s+")
@@ -95,7 +97,7 @@ def cut_text(chunks: Iterable[str], longest: int) -> Iterator[tuple[str, int]]:
     held, line = "", 1
     for chunk in itertools.chain(chunks, (None,)):
         held += chunk or ""
-        words = list(_WORD.finditer(held))
+        words = list((_ASCII_WORD if held.isascii() else _WORD).finditer(held))
         at = done = 0
         # The last word may go on in the next chunk.
         while len(words) - at > (longest if chunk is not None else 0):

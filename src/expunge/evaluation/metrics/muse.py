@@ -17,6 +17,7 @@ from expunge.evaluation.metrics.base import Metric, mean_column
 from expunge.evaluation.metrics.degeneracy import beware_collapse, guard_metrics
 from expunge.evaluation.metrics.joint import Models, joint_values, restrict
 from expunge.evaluation.metrics.membership import privleak_caution
+from expunge.evaluation.metrics.rouge import ROUGE_COLUMNS, rouge_table
 from expunge.evaluation.metrics.text import fluency_columns, rouge_columns
 from expunge.evaluation.metrics.tokens import Columns, Scores
 from expunge.evaluation.stats import Interval, auc
@@ -43,15 +44,7 @@ def cut_answer(text: str) -> str:
 
 def plain_rouge_l(generations: Sequence[str], references: Sequence[str]) -> np.ndarray:
     """``(n,)`` ROUGE-L F1 without stemming, as MUSE computes it; NaN for a reference without a word ROUGE can see."""
-    from rouge_score import rouge_scorer, tokenizers
-
-    tokenizer = tokenizers.DefaultTokenizer(use_stemmer=False)
-    scorer = rouge_scorer.RougeScorer(["rougeL"], tokenizer=tokenizer)
-    values = [
-        scorer.score(target=reference, prediction=text)["rougeL"].fmeasure if tokenizer.tokenize(reference) else np.nan
-        for text, reference in zip(generations, references, strict=True)
-    ]
-    return np.array(values, dtype=np.float64)
+    return rouge_table(generations, references, stemmed=False)[:, ROUGE_COLUMNS.index("rougeL_f1")]
 
 
 def muse_columns(generations: Sequence[str], references: Sequence[str], cut_references: Sequence[str]) -> Columns:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from expunge.evaluation.metrics.rouge import ROUGE_COLUMNS, rouge_table
 from expunge.evaluation.metrics.tokens import Columns
 from expunge.evaluation.stats import distinct_n, words
-
-ROUGE_COLUMNS = ("rouge1_recall", "rougeL_f1", "rougeL_recall")
 
 
 def rouge_columns(generations: Sequence[str], references: Sequence[str]) -> Columns:
@@ -20,15 +19,7 @@ def rouge_columns(generations: Sequence[str], references: Sequence[str]) -> Colu
     0 would say *forgotten* of an answer that cannot be scored. Raises ``ValueError`` when the lengths differ.
     Source: Lin 2004; ``rouge_score`` with its stemmer, as TOFU and open-unlearning use it (MUSE: without).
     """
-    from rouge_score import rouge_scorer, tokenizers
-
-    tokenizer = tokenizers.DefaultTokenizer(use_stemmer=True)
-    scorer = rouge_scorer.RougeScorer(["rouge1", "rougeL"], tokenizer=tokenizer)
-    rows = np.full((len(references), 3), np.nan)
-    for number, (generation, reference) in enumerate(zip(generations, references, strict=True)):
-        if tokenizer.tokenize(reference):
-            score = scorer.score(target=reference, prediction=generation)
-            rows[number] = score["rouge1"].recall, score["rougeL"].fmeasure, score["rougeL"].recall
+    rows = rouge_table(generations, references)
     return {name: rows[:, column].copy() for column, name in enumerate(ROUGE_COLUMNS)}
 
 

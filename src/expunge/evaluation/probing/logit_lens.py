@@ -15,7 +15,7 @@ from expunge.data.tree import TokenSequence
 from expunge.errors import ModelError
 from expunge.evaluation.metrics import Columns
 from expunge.evaluation.metrics.probing import lens_columns
-from expunge.evaluation.scorer import CHUNK_ROWS, scoring_packs
+from expunge.evaluation.scorer import scoring_packs
 from expunge.evaluation.suites.base import Probe
 from expunge.losses.logps import sequence_logps, token_logps
 from expunge.models.forward import visited_rows
@@ -24,6 +24,9 @@ from expunge.models.layers import decoder_layers
 from expunge.models.load import LoadedModel
 from expunge.parallel import gathered, my_share
 from expunge.progress import Bar, bar
+
+CHUNK_ROWS = 128
+"""States read out together: bounds the memory of their logits, and is enough for the head's product to be fast."""
 
 
 class ReadOut:

@@ -18,7 +18,7 @@ class Probe:
     """One probe set and what one model made of it: all that a measure may read."""
 
     name: str
-    rows: tuple[Row, ...]
+    rows: Sequence[Row]
     gold: tuple[TokenScores, ...]
     """The teacher-forced pass over each row's answer."""
     generations: tuple[str, ...] | None
@@ -52,7 +52,7 @@ class Measure:
     function: Callable[[Probe], Columns]
     sets: tuple[str, ...] | None = None
     """Sets it looks at; None: all."""
-    fits: Callable[[tuple[Row, ...]], bool] | None = None
+    fits: Callable[[Sequence[Row]], bool] | None = None
     """Whether it finds anything to measure in a set's rows; None: always."""
     needs_generation: bool = True
     """Left out where nothing was generated."""
@@ -73,7 +73,7 @@ class Measure:
         return {*self.roles, *(role for role, (key, value) in self.asks.items() if settings.get(key) == value)}
 
 
-def has_choices(rows: tuple[Row, ...]) -> bool:
+def has_choices(rows: Sequence[Row]) -> bool:
     """Whether any row is a multiple-choice question."""
     return any(row.choices for row in rows)
 

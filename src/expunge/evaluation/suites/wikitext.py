@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from expunge.benchmarks.wikitext import WIKITEXT
@@ -16,7 +18,7 @@ from expunge.progress import bar
 LONGEST = 10_000_000
 
 
-def is_running_text(rows: tuple[Row, ...]) -> bool:
+def is_running_text(rows: Sequence[Row]) -> bool:
     """Whether no row asks anything."""
     return bool(rows) and not any(row.prompt or row.history for row in rows)
 

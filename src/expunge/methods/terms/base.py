@@ -23,7 +23,8 @@ class AnswerValues:
     """What a forward pass says of one kind of answer (the gold ones, or the alternates) of B rows, N labels in all."""
 
     logits: Tensor
-    """``(N, V)`` on labelled rows; empty where no term of the run reads the head."""
+    """``(N, V)`` on labelled rows; empty where no term of the run reads the head. The backward pass leaves the gradient
+    in their place."""
     per_token_logps: Tensor
     """``(N,)``."""
     logps: Tensor

@@ -44,6 +44,8 @@ class Rule:
     """Streams without which it is refused."""
     splits: ClassVar[bool] = True
     """Whether it wants the forget and the retain gradient apart."""
+    exact: ClassVar[bool] = False
+    """Whether it moves weights by so little that lower precision rounds it away."""
 
     def begin(self, memory: Memory, objective: Objective, model: Any, streams: Streams) -> None:
         """Set the memory up at the starting weights, before the first step."""

@@ -23,6 +23,7 @@ class Sam(Rule):
     key: ClassVar[str] = "sam"
     place: ClassVar[int] = 10
     needs: ClassVar[frozenset[str]] = frozenset({"forget"})
+    exact: ClassVar[bool] = True
 
     rho: float = 0.01
     """Length of the displacement, above 0."""

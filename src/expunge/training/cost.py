@@ -1,0 +1,168 @@
+"""How long passes take: their floating-point operations over the rate at which this machine multiplies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from expunge.models.machine import copy_rate, has_fast_bf16, matmul_rate
+from expunge.models.shape import ModelShape, Moved
+from expunge.training.workload import Workload
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What lies between the rate of a bare product and that of whole passes, by kind of device.
+
+    The shares say how much of the rate of one product of the model's own shapes a whole pass reaches, norms, attention
+    and Python included; the rest is time that does not shrink with faster products. They hold for the code as it is:
+    measure again (``python -m benchmarks.run``) after a change of speed.
+    """
+
+    train: float
+    """Share of the rate in forward and backward passes."""
+    forward: float
+    """Share in passes without gradients."""
+    decode: float
+    """Share in generation, one token of each row at a time."""
+    pass_seconds: float
+    """Of each forward pass besides, by block: launching kernels, Python."""
+    optimizer_passes: float
+    """How often a step reads or writes a trained weight: gradient, states, norm, update, zeroing."""
+    disk: float
+    """Bytes a second from disk into a model and back, hashes included."""
+    start_seconds: float
+    """Of each stage besides: tokenizer, self-check, files."""
+
+
+# CPU: stages of the demo and of a TOFU run with SmolLM2-135M on two cores of an AMD EPYC with AVX2, torch 2.13.
+# CUDA: not measured yet; shares that large models are known to reach in bfloat16.
+CALIBRATION = {
+    "cpu": Calibration(
+        train=0.5, forward=0.55, decode=0.15, pass_seconds=2e-4, optimizer_passes=10, disk=4e8, start_seconds=2.0
+    ),
+    "cuda": Calibration(
+        train=0.4, forward=0.45, decode=0.3, pass_seconds=4e-4, optimizer_passes=10, disk=1e9, start_seconds=4.0
+    ),
+}
+RATE_TOKENS = 384
+"""Rows of the products that are measured: as many tokens as a pass holds on a CPU."""
+RATE_VOCAB = 49152
+"""Most columns of the head that are measured: more are no faster, and take long."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """What this machine reaches on a model's own shapes."""
+
+    blocks: float
+    """Floating-point operations a second of a product inside a block, in float32 (or the weights' precision)."""
+    head: float
+    """The same of the output head."""
+    half: float
+    """Of a product inside a block in bfloat16."""
+    copy: float
+    """Bytes read and written a second."""
+    calibration: Calibration
+
+    @classmethod
+    def measure(cls, shape: ModelShape, device: torch.device, dtype: torch.dtype = torch.float32) -> Rates:
+        """Take about a second of this machine's time."""
+
+        def rate(columns: int, kind: torch.dtype, rows: int = RATE_TOKENS) -> float:
+            return matmul_rate(rows, shape.hidden, columns, dtype=kind, device=device)
+
+        half = torch.bfloat16
+        blocks = rate(shape.intermediate, dtype)
+        return cls(
+            blocks=blocks,
+            head=rate(min(shape.vocab, RATE_VOCAB), dtype, RATE_TOKENS // 2),
+            # Where it is no faster it may be slower by far, and is not worth waiting for.
+            half=rate(shape.intermediate, half) if has_fast_bf16(device) else blocks / 2,
+            copy=copy_rate(device),
+            calibration=CALIBRATION.get(device.type, CALIBRATION["cpu"]),
+        )
+
+    def product(self, bf16: bool) -> float:
+        """Of a block, in the precision of a training."""
+        return self.half if bf16 else self.blocks
+
+    def head_product(self, bf16: bool) -> float:
+        """Of the head, in the precision of a training."""
+        return self.head * self.product(bf16) / self.blocks
+
+
+def forward_flops(shape: ModelShape, load: Workload, *, top: int | None = None) -> tuple[float, float]:
+    """Operations of passes without gradients, in the blocks and in the head.
+
+    ``2 P`` a token with P the numbers that it meets, ``4 q`` a pair of tokens and a block in attention, ``2 V d`` a row
+    of logits.
+
+    Args:
+        shape: of the model.
+        load: what the passes carry.
+        top: the last block that runs, where no logits are wanted.
+    """
+    share = 1.0 if top is None else (top + 1) / shape.num_layers
+    blocks = _linear(shape, load) + _attention(shape, load)
+    return blocks * share, 2.0 * shape.head_params * load.labels if top is None else 0.0
+
+
+def _linear(shape: ModelShape, load: Workload) -> float:
+    return 2 * shape.block_params * load.tokens
+
+
+def _attention(shape: ModelShape, load: Workload) -> float:
+    return 4 * shape.query_width * shape.num_layers * load.pairs
+
+
+def training_flops(
+    shape: ModelShape, moved: Moved, load: Workload, *, checkpoint: bool = False, top: int | None = None
+) -> tuple[float, float]:
+    """Operations of forward and backward passes, in the blocks and in the head.
+
+    Blocks below the first that moves are kept as data and not computed. Above it, the gradient with respect to the
+    states costs as much as the forward pass, and so does that with respect to the weights, as far as they move: ``6 P``
+    a token where all of them do, ``4 P`` under adapters. That of attention costs twice its forward pass. Activation
+    checkpointing adds a forward pass.
+    """
+    depth = shape.num_layers if top is None else top + 1
+    share = max(depth - moved.first_block, 0) / shape.num_layers
+    again = 1 if checkpoint else 0
+    blocks = (2 + again) * _linear(shape, load) + (3 + again) * _attention(shape, load)
+    head = forward_flops(shape, load, top=top)[1]
+    return share * blocks + 2 * moved.block_params * load.tokens, head * (3 if moved.head else 2)
+
+
+def seconds_of(
+    flops: tuple[float, float], rates: Rates, shape: ModelShape, load: Workload, *, bf16: bool = False, train: bool
+) -> float:
+    """Seconds of passes with so many operations in blocks and head."""
+    share = rates.calibration.train if train else rates.calibration.forward
+    busy = flops[0] / rates.product(bf16) + flops[1] / rates.head_product(bf16)
+    return busy / share + load.passes * shape.num_layers * rates.calibration.pass_seconds * (3 if train else 1)
+
+
+def optimizer_seconds(moved: Moved, rates: Rates) -> float:
+    """Of one update: every trained weight's gradient and states are read and written."""
+    return rates.calibration.optimizer_passes * moved.gradient_bytes / rates.copy
+
+
+def decode_seconds(shape: ModelShape, rates: Rates, *, row_steps: float, steps: float) -> float:
+    """Of generation.
+
+    Args:
+        shape: of the model.
+        rates: of this machine.
+        row_steps: tokens that are written, all rows together.
+        steps: forward passes that write them; each reads all weights, and launches every block.
+    """
+    busy = 2 * (shape.block_params + shape.head_params) * row_steps / (rates.blocks * rates.calibration.decode)
+    reading = steps * shape.weight_bytes / rates.copy
+    return max(busy, reading) + steps * shape.num_layers * rates.calibration.pass_seconds
+
+
+def stage_seconds(shape: ModelShape, rates: Rates, *, copies: int) -> float:
+    """What a stage takes besides its passes: the weights are read or written ``copies`` times."""
+    return rates.calibration.start_seconds + copies * shape.weight_bytes / rates.calibration.disk

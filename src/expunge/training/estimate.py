@@ -1,0 +1,163 @@
+"""What a training will take, found out without its weights: steps, tokens, seconds, memory."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from expunge.data.tree import TokenSequence
+from expunge.models.layers import resolve_layer
+from expunge.models.machine import free_memory, used_memory
+from expunge.models.numerics import use_fast_float32
+from expunge.models.outline import Outline
+from expunge.models.reference import PACK_TOKENS
+from expunge.models.shape import ModelShape, Moved
+from expunge.scopes import make_scope
+from expunge.scopes.lora import LoraScope, QloraScope
+from expunge.training.cost import (
+    Rates,
+    forward_flops,
+    optimizer_seconds,
+    seconds_of,
+    stage_seconds,
+    training_flops,
+)
+from expunge.training.memory import Fit, MemoryNeed, fit, training_need
+from expunge.training.precision import uses_bf16
+from expunge.training.run import Job, job_streams
+from expunge.training.sizing import pass_settings
+from expunge.training.streams import Streams
+from expunge.training.workload import reference_load, sampled_units, training_load
+
+FOUR_BITS = 0.53
+"""Bytes of a weight in 4 bits, its share of the scales included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageCost:
+    """What a stage is thought to take; None where it is not known."""
+
+    rows: int | None = None
+    steps: int | None = None
+    tokens: int | None = None
+    """Computed in forward passes, shared beginnings once."""
+    seconds: float | None = None
+    memory: int | None = None
+    """Bytes at the peak: of the process on a CPU, of the device elsewhere."""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where the work would be done, and how fast."""
+
+    device: torch.device
+    rates: Rates
+    room: int | None
+    """Free bytes on the device."""
+    base: int
+    """Bytes that the process holds on the device before any model is there."""
+
+    @classmethod
+    def at_hand(cls, device: torch.device, shape: ModelShape, dtype: torch.dtype) -> Machine:
+        """This one; takes about a second."""
+        use_fast_float32()
+        base = used_memory() if device.type == "cpu" else 0
+        rates = Rates.measure(shape, device, dtype)
+        return cls(device=device, rates=rates, room=free_memory(device), base=base)
+
+
+def training_cost(outline: Outline, job: Job, machine: Machine) -> StageCost:
+    """Foresee a job: its scope is attached to the outline's model, its rows are tokenised, its steps are packed.
+
+    Of a long plan some steps are looked at. What terms read of the starting model counts as not cached yet.
+    """
+    streams = job_streams(outline.format, job)
+    model, layer = _attached(outline, job)
+    shape, moved = _sizes(model, job)
+    bf16 = uses_bf16(job.part.bf16, machine.device, outline.model.dtype, job.rules)
+    steps = sampled_units(streams)
+    found = _fit(job, streams, shape, moved, machine, layer, bf16=bf16)
+    load = training_load(steps, streams.plan.num_steps, found.micro_batch_tokens)
+    computed = load.answers() if moved.edits_alone else load
+    settings = pass_settings(job.part, job.terms, layer=layer, checkpoint=False)
+    flops = training_flops(shape, moved, computed, checkpoint=found.checkpoint_activations, top=settings.top)
+    seconds = seconds_of(flops, machine.rates, shape, computed, bf16=bf16, train=True)
+    seconds += streams.plan.num_steps * optimizer_seconds(moved, machine.rates)
+    seconds += _start_seconds(streams, shape, moved, machine.rates, bf16=bf16)
+    assert found.need is not None
+    # Weights are hashed and read at the beginning, and written at the end unless an adapter is.
+    copies = 3 if make_scope(job.scope).folder == "model" else 2
+    return StageCost(
+        rows=sum(len(rows) for rows in streams.rows.values()),
+        steps=streams.plan.num_steps,
+        tokens=round(computed.tokens),
+        seconds=seconds + stage_seconds(shape, machine.rates, copies=copies),
+        memory=machine.base + found.need.total,
+        note=found.note,
+    )
+
+
+def _attached(outline: Outline, job: Job) -> tuple[Any, int | None]:
+    scope = make_scope(job.scope)
+    layer = None if job.layer is None else resolve_layer(outline.model, job.layer)
+    attach: Callable[..., Any] = scope.attach
+    if isinstance(scope, QloraScope):
+        # Four bits change what weights take, not what is trained beside them.
+        attach = LoraScope(rank=scope.rank, target_modules=scope.target_modules).attach
+    return attach(copy.deepcopy(outline.model), layer=layer), layer
+
+
+def _sizes(model: Any, job: Job) -> tuple[ModelShape, Moved]:
+    shape, moved = ModelShape.of(model), Moved.of(model)
+    if job.scope.get("kind") == "qlora":
+        smaller = shape.weight_bytes - round(shape.block_params * (shape.element - FOUR_BITS))
+        shape = replace(shape, weight_bytes=smaller)
+    return shape, moved
+
+
+def _fit(
+    job: Job, streams: Streams, shape: ModelShape, moved: Moved, machine: Machine, layer: int | None, *, bf16: bool
+) -> Fit:
+    steps = sampled_units(streams)
+    kept = _kept_bytes(streams, shape, moved, copies=2 if job.rules else 0) + (shape.weight_bytes if job.edit else 0)
+    part = replace(job.part, bf16=bf16)
+
+    def need(tokens: int, checkpoint: bool) -> MemoryNeed:
+        largest = training_load(steps, streams.plan.num_steps, tokens).largest
+        settings = pass_settings(part, job.terms, layer=layer, checkpoint=checkpoint)
+        return training_need(shape, moved, largest, settings, kept=kept)
+
+    return fit(part, machine.device, machine.room, need, loaded=False)
+
+
+def _kept_bytes(streams: Streams, shape: ModelShape, moved: Moved, *, copies: int) -> int:
+    """The cached reference's hidden states, a copy of the head that they need where it moves, gradients that rules
+    hold apart."""
+    kept = copies * moved.gradient_bytes
+    for need in ("reference_logits", "reference_hidden"):
+        wanted = dict.fromkeys(streams.all_sequences(need))
+        kept += 4 * shape.hidden * sum(sequence.num_labels for sequence in wanted)
+        if need == "reference_logits" and wanted and moved.head:
+            kept += shape.element * shape.head_params
+    return kept
+
+
+def _start_seconds(streams: Streams, shape: ModelShape, moved: Moved, rates: Rates, *, bf16: bool) -> float:
+    """Of the reference's passes, and of those that fill the cache of frozen blocks."""
+    needs = ("reference_logps", "reference_logits", "reference_hidden")
+    asked: Iterable[TokenSequence] = (s for need in needs for s in streams.all_sequences(need))
+    reference = reference_load(asked, PACK_TOKENS)
+    seconds = seconds_of(forward_flops(shape, reference), rates, shape, reference, bf16=bf16, train=False)
+    if moved.first_block:
+        units = (unit for step in range(streams.plan.num_steps) for unit in streams.units(step))
+        filled = reference_load((s for unit in units for s in unit.answers.values()), PACK_TOKENS)
+        # Of prompts before gates the keys and values of all blocks are kept.
+        last = shape.num_layers if moved.edits_alone else moved.first_block
+        below = forward_flops(shape, filled, top=last - 1)
+        seconds += seconds_of(below, rates, shape, filled, bf16=bf16, train=False)
+    return seconds
