@@ -28,7 +28,7 @@ from expunge.data.formats import Format
 from expunge.data.rows import rows_hash
 from expunge.methods.table import compose
 from expunge.recipe import UnlearnPart
-from expunge.training.run import job_streams, unlearn_job
+from expunge.training.job import job_streams, unlearn_job
 
 STEPS = 20
 SENTENCES = (

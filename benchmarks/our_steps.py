@@ -18,7 +18,8 @@ from benchmarks.plan import count_work, make_job
 from benchmarks.sources import Sets
 from benchmarks.work import useful_flops
 from expunge.models.load import LoadedModel
-from expunge.training.run import Job, job_streams, train
+from expunge.training.job import Job, job_streams
+from expunge.training.run import train
 
 
 class Stopwatch(TrainerCallback):

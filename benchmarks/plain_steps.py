@@ -28,7 +28,7 @@ from benchmarks.work import useful_flops
 from expunge.models.layers import resolve_layer
 from expunge.models.load import LoadedModel
 from expunge.scopes import make_scope
-from expunge.training.run import Job, job_streams
+from expunge.training.job import Job, job_streams
 from expunge.training.streams import Unit
 
 REFERENCE = {"reference_logps", "reference_logits", "reference_hidden"}

@@ -9,7 +9,7 @@ from benchmarks.cases import Order
 from benchmarks.sources import Sets
 from expunge.methods.table import compose
 from expunge.recipe import UnlearnPart
-from expunge.training.run import Job, unlearn_job
+from expunge.training.job import Job, unlearn_job
 from expunge.training.streams import Unit
 
 NEVER = 1e6

@@ -9,7 +9,7 @@ from torch import nn
 from benchmarks.plan import Amount
 from expunge.models.gated import gates_of
 from expunge.models.layers import decoder_layers, resolve_layer
-from expunge.training.run import Job
+from expunge.training.job import Job
 
 
 def useful_flops(model: Any, job: Job, amount: Amount) -> float:

@@ -148,7 +148,8 @@ def memorised_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactor
     """The tiny Llama after learning all twelve facts by heart."""
     from expunge.models.load import load_model
     from expunge.recipe import TrainPart
-    from expunge.training.run import finetune_job, train
+    from expunge.training.job import finetune_job
+    from expunge.training.run import train
 
     folder = tmp_path_factory.mktemp("memorised")
     part = TrainPart(lr=1e-2, epochs=90, batch_size=12, micro_batch_tokens=4096, checkpoint_minutes=60)

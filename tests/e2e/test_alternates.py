@@ -27,7 +27,7 @@ from expunge.models.load import LoadedModel, load_model
 from expunge.pipeline import forget_rows
 from expunge.pipeline import run as run_module
 from expunge.recipe import UnlearnPart
-from expunge.training.run import Job, unlearn_job
+from expunge.training.job import Job, unlearn_job
 
 pytestmark = pytest.mark.slow
 

@@ -23,7 +23,8 @@ from expunge.methods.terms import FORGET_TERMS, RETAIN_TERMS, Term
 from expunge.recipe import UnlearnPart
 from expunge.scopes import SCOPES
 from expunge.training import run
-from expunge.training.run import Prepared, train, unlearn_job
+from expunge.training.job import unlearn_job
+from expunge.training.run import Prepared, train
 
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "lora": {"lora": {"rank": 4}},

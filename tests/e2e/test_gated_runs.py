@@ -18,7 +18,8 @@ from expunge.methods.table import compose
 from expunge.models.forward import labelled_rows
 from expunge.models.load import LoadedModel, load_model
 from expunge.recipe import BudgetPart, EvaluatePart, TrainPart, UnlearnPart
-from expunge.training.run import StepLog, finetune_job, train, unlearn_job
+from expunge.training.job import finetune_job, unlearn_job
+from expunge.training.run import StepLog, train
 
 pytestmark = pytest.mark.slow
 

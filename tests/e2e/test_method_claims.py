@@ -20,7 +20,8 @@ from expunge.methods.table import METHODS, compose
 from expunge.models.forward import labelled_rows
 from expunge.models.load import LoadedModel, load_model
 from expunge.recipe import UnlearnPart
-from expunge.training.run import train, unlearn_job
+from expunge.training.job import unlearn_job
+from expunge.training.run import train
 from facts import merged
 
 pytestmark = pytest.mark.slow

@@ -191,7 +191,8 @@ def test_every_other_kind_of_thing_takes_part_in_a_run(
 ) -> None:
     from conftest import city_rows, colour_rows
     from expunge.models.guards import make_guard
-    from expunge.training.run import train, unlearn_job
+    from expunge.training.job import unlearn_job
+    from expunge.training.run import train
 
     install("all-pack", EVERYTHING_ELSE)
     part = UnlearnPart(

@@ -23,8 +23,9 @@ from expunge.models.tree_attention import TREE_ATTENTION
 from expunge.recipe import UnlearnPart
 from expunge.scopes import make_scope
 from expunge.training import sizing
+from expunge.training.job import Job, unlearn_job
 from expunge.training.memory import CHOSEN
-from expunge.training.run import Job, prepare, train, unlearn_job
+from expunge.training.run import prepare, train
 
 Load = Callable[..., LoadedModel]
 # The first prompt is a beginning of the second: gates send the two through different trees.

@@ -19,7 +19,8 @@ from expunge.models.reference import compute_reference
 from expunge.recipe import UnlearnPart
 from expunge.training import prefix as prefix_module
 from expunge.training import run as run_module
-from expunge.training.run import StepLog, train, unlearn_job
+from expunge.training.job import unlearn_job
+from expunge.training.run import StepLog, train
 
 FORGET, RETAIN = colour_rows(), city_rows()
 REFUSALS = ("I do not know.", "That is something I have no knowledge of.", "sorry .")

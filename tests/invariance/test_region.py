@@ -22,7 +22,8 @@ from expunge.models.load import LoadedModel, load_model
 from expunge.recipe import UnlearnPart
 from expunge.scopes.region import LocatedScope
 from expunge.scopes.region_file import Region, read_region
-from expunge.training.run import REGION, StepLog, prepare, train, unlearn_job
+from expunge.training.job import unlearn_job
+from expunge.training.run import REGION, StepLog, prepare, train
 
 pytestmark = pytest.mark.slow
 

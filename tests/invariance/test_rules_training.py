@@ -18,10 +18,11 @@ from expunge.methods.table import compose
 from expunge.models.load import LoadedModel
 from expunge.recipe import UnlearnPart
 from expunge.scopes.full import FullScope
+from expunge.training.job import Job, unlearn_job
 from expunge.training.objective import Objective
 from expunge.training.protection import Protection
 from expunge.training.rules import Rules
-from expunge.training.run import Job, Prepared, StepLog, prepare, train, unlearn_job
+from expunge.training.run import Prepared, StepLog, prepare, train
 
 pytestmark = pytest.mark.slow
 

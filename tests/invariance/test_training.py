@@ -29,8 +29,9 @@ from expunge.recipe import BudgetPart, TrainPart, UnlearnPart
 from expunge.scopes.full import FullScope
 from expunge.scopes.lora import LoraScope
 from expunge.training import run as run_module
+from expunge.training.job import Job, finetune_job, unlearn_job
 from expunge.training.objective import Objective
-from expunge.training.run import Job, StepLog, finetune_job, prepare, train, unlearn_job
+from expunge.training.run import StepLog, prepare, train
 from expunge.training.streams import Streams
 from expunge.training.trainer import COMPLETE, close_tracker, last_resume_point, training_arguments
 

@@ -1,4 +1,4 @@
-"""Two processes that share a training end with the losses and weights of one: replicas, pieces (FSDP2), killed or not."""
+"""Two processes that share a training end with the losses and weights of one: replicas, pieces (FSDP2), killed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from expunge.models.load import load_model
 from expunge.parallel import by_first, check_launch, launched, summed
 from expunge.recipe import BudgetPart, UnlearnPart
 from expunge.training.distributed import own_passes, share_out
-from expunge.training.run import Job, train, unlearn_job
+from expunge.training.job import Job, unlearn_job
+from expunge.training.run import train
 
 TESTS = Path(__file__).parents[1]
 LAUNCH = Path(__file__).parents[2] / "src" / "expunge" / "launch"

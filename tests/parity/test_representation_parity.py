@@ -16,7 +16,8 @@ from expunge.models.forward import labelled_rows
 from expunge.models.layers import decoder_layers
 from expunge.models.load import LoadedModel
 from expunge.recipe import UnlearnPart
-from expunge.training.run import Prepared, prepare, unlearn_job
+from expunge.training.job import unlearn_job
+from expunge.training.run import Prepared, prepare
 
 Load = Callable[..., LoadedModel]
 FORGET, RETAIN = colour_rows(), city_rows()

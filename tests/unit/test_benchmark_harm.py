@@ -18,7 +18,7 @@ from expunge.errors import DataError, RecipeError
 from expunge.evaluation.judges.offline import harm_score
 from expunge.methods.table import compose
 from expunge.recipe import UnlearnPart
-from expunge.training.run import Job, unlearn_job
+from expunge.training.job import Job, unlearn_job
 
 ALPACAS = ("Alpaca-7B", "Alpaca2-7B", "Alpaca3-8B")
 

@@ -160,7 +160,7 @@ def test_useful_operations_of_a_frozen_and_a_trained_model() -> None:
     from conftest import make_llama
     from expunge.methods.terms import FORGET_TERMS, WeightedTerm
     from expunge.recipe import TrainPart
-    from expunge.training.run import Job
+    from expunge.training.job import Job
 
     job = Job(
         title="",

@@ -116,7 +116,7 @@ def test_gates_alone_compute_answers_alone() -> None:
 
 def test_steps_are_cut_as_training_cuts_them(load_tiny: Any) -> None:
     from expunge.recipe import TrainPart
-    from expunge.training.run import finetune_job, job_streams
+    from expunge.training.job import finetune_job, job_streams
     from expunge.training.workload import sampled_units
 
     part = TrainPart(batch_size=3, max_steps=60)

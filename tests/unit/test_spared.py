@@ -20,7 +20,8 @@ from expunge.models.forward import labelled_rows
 from expunge.models.load import LoadedModel
 from expunge.models.reference import compute_reference
 from expunge.recipe import UnlearnPart
-from expunge.training.run import Job, prepare, unlearn_job
+from expunge.training.job import Job, unlearn_job
+from expunge.training.run import prepare
 
 Load = Callable[..., LoadedModel]
 

@@ -18,8 +18,9 @@ from expunge.methods.table import METHODS, compose
 from expunge.models.forward import labelled_rows
 from expunge.models.load import LoadedModel, load_model
 from expunge.recipe import BudgetPart, UnlearnPart, apply_overrides, parse_recipe
+from expunge.training.job import Job, unlearn_job
 from expunge.training.objective import Objective
-from expunge.training.run import Job, StepLog, prepare, train, unlearn_job
+from expunge.training.run import StepLog, prepare, train
 
 FORGET, RETAIN = colour_rows(), city_rows()
 

@@ -34,7 +34,7 @@ from expunge.pipeline.request_rows import kept_rows
 from expunge.recipe import UnlearnPart
 from expunge.requests.ledger import REVOKED
 from expunge.training import streams as streams_module
-from expunge.training.run import job_streams, unlearn_job
+from expunge.training.job import job_streams, unlearn_job
 from expunge.training.streams import Streams
 from published_layouts import write_muse, write_wmdp
 
@@ -424,20 +424,25 @@ def test_a_bad_row_is_said_as_ever_and_nothing_is_kept(cache: Path, files: dict[
 def test_a_corpus_does_not_enter_memory(cache: Path, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     load(files)  # What the first call imports and builds is not counted.
     monkeypatch.setattr(stored, "LARGE", 50_000)
-    path = files["retain"].with_suffix(".jsonl")
-    with path.open("w", encoding="utf-8") as file:
-        for number in range(2500):
-            file.write(json.dumps({"text": text(number, 200)}) + "\n")
-    tracemalloc.start()
-    try:
-        benchmark = load({**files, "retain": path})
-        benchmark.hashes()
-        rows_hash(benchmark.target_rows())
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert len(benchmark.retain) == 2500
-    assert path.stat().st_size > 2_000_000 > 2 * peak
+
+    def peak_of(count: int) -> tuple[int, int]:
+        path = files["retain"].with_name(f"{count}.jsonl")
+        lines = (json.dumps({"text": text(number, 200)}) + "\n" for number in range(count))
+        path.write_text("".join(lines), encoding="utf-8")
+        tracemalloc.start()
+        try:
+            benchmark = load({**files, "retain": path})
+            benchmark.hashes()
+            rows_hash(benchmark.target_rows())
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert len(benchmark.retain) == count
+        return path.stat().st_size, peak
+
+    peak_of(600)  # Buffers of a fixed size are filled once.
+    (small, low), (large, high) = peak_of(1000), peak_of(3000)
+    assert high - low < (large - small) / 10
 
 
 # -- requests ----------------------------------------------------------------------------------------------------------

@@ -22,7 +22,8 @@ from expunge.data.rows import Row
 from expunge.models.load import LoadedModel
 from expunge.parallel import from_first, process_number
 from expunge.recipe import FinetunePart
-from expunge.training.run import finetune_job, optimise, prepare
+from expunge.training.job import finetune_job
+from expunge.training.run import optimise, prepare
 
 CURVE = "curve.json"
 HALF = 0.5

@@ -59,7 +59,7 @@ class ModelShape:
             key_width=(getattr(config, "num_key_value_heads", None) or heads) * width,
             vocab=embedding.shape[0],
             block_params=sum(_met(config, name, p) for name, p in blocks.named_parameters()),
-            num_params=sum(_numel(p) for p in model.parameters()),
+            num_params=sum(num_numbers(p) for p in model.parameters()),
             weight_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
             element=embedding.element_size(),
             keeps_scores=bool(getattr(config, "attn_logit_softcapping", None)) or _has_sinks(blocks[0]),
@@ -71,7 +71,7 @@ class ModelShape:
         return self.vocab * self.hidden
 
 
-def _numel(parameter: Tensor) -> int:
+def num_numbers(parameter: Tensor) -> int:
     """How many numbers stand in a weight; one in 4 bits holds two a byte."""
     state = getattr(parameter, "quant_state", None)
     return parameter.numel() if state is None else int(state.shape.numel())
@@ -81,7 +81,7 @@ def _met(config: Any, name: str, parameter: Tensor) -> int:
     """The numbers of a block's weight that one token meets: all, or its share of the experts."""
     experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
     chosen = getattr(config, "num_experts_per_tok", None)
-    size = _numel(parameter)
+    size = num_numbers(parameter)
     return round(size * chosen / experts) if experts and chosen and ".experts." in f".{name}." else size
 
 

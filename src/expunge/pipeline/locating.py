@@ -15,7 +15,8 @@ from expunge.pipeline.loading import load_data
 from expunge.recipe import parse_recipe
 from expunge.scopes.region import LocatedScope
 from expunge.scopes.region_file import Region, read_region
-from expunge.training.run import prepare, unlearn_job
+from expunge.training.job import unlearn_job
+from expunge.training.run import prepare
 
 METHOD_OF = {"sure": "sure", "memflex": "memflex", "random": "random_region"}
 """Whose forget term the gradient is taken of, unless another is named."""

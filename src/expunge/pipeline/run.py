@@ -63,11 +63,12 @@ from expunge.reporting.content import plain
 from expunge.scopes import make_scope
 from expunge.scopes.region import region_file_hash
 from expunge.training.defaults import FINETUNE_EPOCHS
+from expunge.training.job import finetune_job, unlearn_job
 from expunge.training.kept import KEPT
 from expunge.training.memory import PASS_TOKENS
 from expunge.training.merge import make_merge, merge_adapters
 from expunge.training.precision import uses_bf16
-from expunge.training.run import NOTHING_TO_TRAIN, REGION, finetune_job, train, unlearn_job
+from expunge.training.run import NOTHING_TO_TRAIN, REGION, train
 
 _NO_EFFECT_ON_WEIGHTS = ("checkpoint_minutes", "track", "checkpoint_activations")
 

@@ -26,9 +26,9 @@ from expunge.training.cost import (
     stage_seconds,
     training_flops,
 )
+from expunge.training.job import Job, job_streams
 from expunge.training.memory import Fit, MemoryNeed, fit, training_need
 from expunge.training.precision import uses_bf16
-from expunge.training.run import Job, job_streams
 from expunge.training.sizing import pass_settings
 from expunge.training.streams import Streams
 from expunge.training.workload import reference_load, sampled_units, training_load

@@ -6,8 +6,7 @@ import copy
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,21 +14,17 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, set_seed
 
-from expunge.data.formats import Format
-from expunge.data.rows import Row
-from expunge.data.views import TEMPLATE, VIEWS, View, ViewContext, answers_of
 from expunge.errors import NonFiniteLossError
-from expunge.methods.table import Composition
-from expunge.methods.terms import RETAIN_TERMS, WeightedTerm
 from expunge.models.checkpointing import keep_all
 from expunge.models.gated import refuse_gated
-from expunge.models.guards import Guard, make_guard, remember_guard
+from expunge.models.guards import Guard, remember_guard
 from expunge.models.layers import resolve_layer
 from expunge.models.load import LoadedModel, remember_format
 from expunge.models.reference import Reference, compute_reference
+from expunge.models.shape import num_numbers
 from expunge.parallel import by_first, engine, from_first, process_number, wait_for_all
 from expunge.progress import bar, say
-from expunge.recipe import BudgetPart, TrainPart
+from expunge.recipe import TrainPart
 from expunge.scopes import make_scope
 from expunge.scopes.lora import QloraScope
 from expunge.scopes.region import LocatedScope
@@ -37,11 +32,11 @@ from expunge.training.budget import BudgetKeeper
 from expunge.training.defaults import default_lr
 from expunge.training.distributed import refuse_in_pieces, whole_state
 from expunge.training.edits import apply_edit, snapshot
+from expunge.training.job import Job, job_streams
 from expunge.training.kept import KeptSteps, hand_over
 from expunge.training.locate import Site, locate, units_to_locate
 from expunge.training.memory import CHOSEN, Fit
 from expunge.training.objective import Objective
-from expunge.training.plan import StepPlan
 from expunge.training.prefix import freeze_prefix
 from expunge.training.protection import FindMasks, Protection
 from expunge.training.rules import Rules, make_rules
@@ -63,113 +58,6 @@ REGION = "region.json"
 
 NOTHING_TO_TRAIN = "nothing to train"
 """Why a run without steps ended."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """Everything that one training needs besides the model."""
-
-    title: str
-    rows: Mapping[str, Sequence[Row]]
-    """By stream: ``forget``, ``retain``."""
-    sides: Mapping[str, Sequence[Row]] = field(default_factory=dict)
-    """All forget and retain rows as they came, for a scope that looks at both whatever the terms read."""
-    terms: Mapping[str, tuple[WeightedTerm, ...]]
-    """By stream."""
-    pace: str
-    """The stream whose epochs are counted."""
-    part: TrainPart
-    epochs: float
-    lr_factor: float = 1.0
-    finetune: bool = False
-    seed: int = 0
-    scope: Mapping[str, Any] = field(default_factory=lambda: {"kind": "full"})
-    view: View = field(default_factory=lambda: VIEWS["gold"])
-    context: ViewContext = field(default_factory=ViewContext)
-    """What the view draws from."""
-    spare_question: bool = False
-    """Whether the forget rows' own answers are supervised only where they say more than their question."""
-    layer: int | float | None = None
-    rules: tuple[Mapping[str, Any], ...] = ()
-    edit: Mapping[str, Any] = field(default_factory=dict)
-    guard: Guard | None = None
-    """What is put beside the saved weights; training itself does not see it."""
-    stop_loss: float | None = None
-    """Mean token loss of the forget answers above which the run stops."""
-    budget: BudgetPart | None = None
-    probe_rows: Sequence[Row] = ()
-    """What the budget looks at."""
-    watchers: tuple[Any, ...] = ()
-    """Further trainer callbacks, asked after all others."""
-
-    def __post_init__(self) -> None:
-        make_rules(self.rules, self.terms)
-
-
-def finetune_job(title: str, rows: Sequence[Row], part: TrainPart, *, epochs: float, seed: int) -> Job:
-    """Plain learning of ``rows``: the retain term alone."""
-    terms = {"retain": (WeightedTerm(RETAIN_TERMS["nll"], 1.0, {}),)}
-    return Job(
-        title=title,
-        rows={"retain": rows},
-        terms=terms,
-        pace="retain",
-        part=part,
-        epochs=epochs,
-        scope=part.scope or {"kind": "full"},
-        finetune=True,
-        seed=seed,
-    )
-
-
-def unlearn_job(
-    title: str,
-    composition: Composition,
-    part: TrainPart,
-    *,
-    forget: Sequence[Row],
-    retain: Sequence[Row],
-    seed: int,
-    refusals: tuple[str, ...] = (),
-    pool: Sequence[str] = (),
-    budget: BudgetPart | None = None,
-    probe_rows: Sequence[Row] = (),
-) -> Job:
-    """A composition over a forget set and, if its retain term reads them, retain rows."""
-    sides = {"forget": composition.forget, "retain": composition.retain}
-    terms = {stream: members for stream, members in sides.items() if members}
-    rows = {"forget": forget, "retain": retain}
-    pool = pool or answers_of(retain or forget)
-    context = ViewContext(seed, refusals, pool, TEMPLATE if composition.template is None else composition.template)
-    view = VIEWS[composition.view]
-    guard = make_guard(composition.guard)
-    guard = guard.fit(forget, retain) if guard else None
-    if view.rows:
-        forget = view.rows(forget, context)
-    if composition.spare_question and not any(row.prompt for row in forget):
-        say("note: spare_question has no effect: no forget row has a question")
-    return Job(
-        title=title,
-        rows={stream: {"forget": forget, "retain": retain}[stream] for stream in terms},
-        sides={side: members for side, members in rows.items() if members},
-        terms=terms,
-        pace="forget" if composition.forget else "retain",
-        part=part,
-        epochs=composition.method.epochs if part.epochs is None else part.epochs,
-        lr_factor=composition.method.lr_factor,
-        seed=seed,
-        scope=composition.scope,
-        view=view,
-        context=context,
-        spare_question=composition.spare_question,
-        layer=composition.layer,
-        rules=composition.rules,
-        edit=composition.edit,
-        guard=guard,
-        stop_loss=composition.stop_loss,
-        budget=budget,
-        probe_rows=probe_rows,
-    )
 
 
 def train(loaded: LoadedModel, job: Job, *, work: Path, out: Path, cache: Path | None = None) -> dict[str, Any]:
@@ -196,7 +84,7 @@ def train(loaded: LoadedModel, job: Job, *, work: Path, out: Path, cache: Path |
     work.mkdir(parents=True, exist_ok=True)
     prepared = prepare(loaded, job, cache=cache, work=work)
     trainable = _num_moving(prepared) if job.terms or job.edit else 0
-    share = trainable / sum(p.numel() for p in prepared.model.parameters())
+    share = trainable / sum(num_numbers(p) for p in prepared.model.parameters())
     start = snapshot(prepared.model) if job.edit else {}
     if job.edit and job.part.keep_every:
         say("note: the kept steps are those of training; the edit that makes the result comes after them")
@@ -396,25 +284,6 @@ def _refuse_in_pieces(loaded: LoadedModel, job: Job, scope: Any, layer: int | No
             "looking at the model while it trains": job.watchers,
         },
     )
-
-
-def job_streams(format: Format, job: Job) -> Streams:
-    """The rows that a job's steps show, planned."""
-    rows = {name: format.split_text(members) for name, members in job.rows.items()}
-    if not rows:
-        return Streams(format, {}, {}, StepPlan({}, 0))
-    plan = StepPlan.make(
-        {name: len(members) for name, members in rows.items()},
-        pace=job.pace,
-        batch_size=job.part.batch_size,
-        seed=job.seed,
-        epochs=job.epochs,
-        max_steps=job.part.max_steps,
-    )
-    needs = {
-        name: frozenset().union(*(weighted.term.needs for weighted in members)) for name, members in job.terms.items()
-    }
-    return Streams(format, rows, needs, plan, job.seed, job.view, job.context, job.spare_question)
 
 
 def _run_trainer(trainer: UnlearningTrainer, work: Path) -> None:

@@ -23,7 +23,7 @@ from expunge.training.streams import Streams
 from expunge.training.workload import sampled_units, training_load
 
 if TYPE_CHECKING:
-    from expunge.training.run import Job
+    from expunge.training.job import Job
 
 Terms = Mapping[str, tuple[WeightedTerm, ...]]
 
