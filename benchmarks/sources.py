@@ -69,9 +69,9 @@ MOST_WORDS = 16384
 class Sets:
     """The rows of one order."""
 
-    forget: tuple[Row, ...]
-    retain: tuple[Row, ...]
-    probes: dict[str, tuple[Row, ...]]
+    forget: Sequence[Row]
+    retain: Sequence[Row]
+    probes: dict[str, Sequence[Row]]
     """What the evaluation suite asks, by set."""
     refusals: tuple[str, ...]
     origin: str
@@ -95,7 +95,7 @@ def _benchmark() -> Benchmark:
     return load_benchmark("almanac")
 
 
-def _like(order: Order, found: Benchmark) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+def _like(order: Order, found: Benchmark) -> tuple[Sequence[Row], Sequence[Row]]:
     """Forget and retain rows in the form that the order asks for."""
     if order.rows == "length":
         return _filled(found.forget, order.length), _filled(found.retain, order.length)

@@ -133,19 +133,21 @@ def in_pieces(model: Any) -> bool:
 
 def whole(tensor: Tensor) -> Tensor:
     """A parameter's value, put together from its pieces. Each process must call it, in the same order."""
-    if hasattr(tensor, "full_tensor"):
-        return tensor.detach().full_tensor()
+    held: Any = tensor.detach()
+    if hasattr(held, "full_tensor"):
+        return held.full_tensor()
     if hasattr(tensor, "ds_id"):
         from deepspeed.zero import GatheredParameters
 
         with GatheredParameters([tensor]):
             return tensor.detach().clone()
-    return tensor.detach()
+    return held
 
 
 def own_piece(tensor: Tensor) -> Tensor:
     """What this process holds of a parameter."""
-    return tensor.detach().to_local() if hasattr(tensor, "to_local") else tensor.detach()
+    held: Any = tensor.detach()
+    return held.to_local() if hasattr(held, "to_local") else held
 
 
 def take_apart(model: Any) -> None:
