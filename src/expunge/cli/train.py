@@ -49,9 +49,7 @@ def run(
     """Run a recipe: finetune, retain reference, unlearn, evaluate, report; each stage kept and resumable."""
     from expunge import api
 
-    result = api.run(
-        recipe, out=out, overrides=set_, store=store, data_root=data_root, redact=redact, dry_run=dry_run
-    )
+    result = api.run(recipe, out=out, overrides=set_, store=store, data_root=data_root, redact=redact, dry_run=dry_run)
     _finish(result, as_json)
 
 
