@@ -93,10 +93,19 @@ def _verdict(audit: RequestAudit) -> Verdict:
         level = "bad"
     headline = {
         "good": "All requests that were carried out still hold, and the rest is kept",
-        "mixed": "Not everything holds" if applied else "Nothing that was carried out can be asked any more",
+        "mixed": _mixed(bool(applied), holds=not (known or back), kept=not lost),
         "bad": "The requests do not hold, or nothing else is left",
     }[level]
     return Verdict(level, headline, tuple(sentences))
+
+
+def _mixed(applied: bool, *, holds: bool, kept: bool) -> str:
+    """The headline where something is right."""
+    if not applied:
+        return "Nothing that was carried out can be asked any more"
+    if holds:
+        return "The requests hold, but not all else is kept"
+    return "Not every request holds" if kept else "Not every request holds, and not all else is kept"
 
 
 def _share(audit: RequestAudit, one: Asked, time: int) -> float:
