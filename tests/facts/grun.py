@@ -41,7 +41,7 @@ PUBLISHED = {
 WIDE = {"kind": "gated", "rank": 24}
 CLAIMS = {
     "grun_gd": {"lr": 0.15, "epochs": 40},
-    "grun_idk": {"lr": 0.15, "epochs": 40, "scope": WIDE, "forget_term": "0.1*dpo+idk+5*gate"},
+    "grun_idk": {"lr": 0.15, "epochs": 60, "scope": WIDE, "forget_term": "0.1*dpo+idk+5*gate"},
     "grun_npo": {"lr": 0.15, "epochs": 40, "scope": WIDE, "forget_term": "0.1*npo+5*gate", "alpha": 4.0},
     "grun_rmu": {
         "lr": 0.15,

@@ -97,7 +97,7 @@ def die_at(call):
 folder, store, how, call, *names = sys.argv[1:]
 number = os.environ["RANK"]
 dist.init_process_group("gloo", init_method=f"file://{store}/meet", rank=int(number), world_size=2)
-if how == "pieces":
+if "pieces" in how:
     shard()
 if int(call):
     die_at(int(call))
@@ -105,7 +105,7 @@ for name in names:
     out = Path(store) / name
     # As in a stage: each has folders of its own, and the first one's count.
     place = out if number == "0" else out / "other"
-    cases = RESUMED if how == "resumed" else REPLICAS
+    cases = RESUMED if "resumed" in how else REPLICAS
     try:
         facts = train(load_model(folder, max_length=64, device="cpu"), job(cases[name]), work=place / "work", out=place)
         facts["rest"] = sorted(p.name for p in place.iterdir()) if number != "0" and place.is_dir() else []
@@ -254,9 +254,9 @@ def test_kept_steps_are_written_once(replicas: Path, pieces: Path, alone: Any) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["resumed", "pieces"])
+@pytest.mark.parametrize("how", ["replicas, resumed", "pieces, resumed"])
 def test_killed_and_resumed_is_undisturbed_bit_by_bit(how: str, memorised_folder: Path, tmp_path: Path) -> None:
-    names = tuple(RESUMED) if how == "resumed" else ("npo",)
+    names = tuple(RESUMED) if "replicas" in how else ("npo", "lora")
     straight = tmp_path / "straight"
     start_both(memorised_folder, straight, how, names)
     for name in names:
@@ -264,7 +264,7 @@ def test_killed_and_resumed_is_undisturbed_bit_by_bit(how: str, memorised_folder
         broken = tmp_path / name
         codes = start_both(memorised_folder, broken, how, (name,), die_at=4 if name == "rules" else 3)
         assert codes == [-signal.SIGKILL] * 2
-        assert list(broken.glob(f"{name}/work/checkpoint-*/complete")) or how == "pieces"
+        assert list(broken.glob(f"{name}/work/checkpoint-*/complete"))
         start_both(memorised_folder, broken, how, (name,))
         for tensor, value in result_of(straight / name).items():
             assert torch.equal(result_of(broken / name)[tensor], value), (name, tensor)
@@ -283,10 +283,8 @@ def test_the_command_under_a_launcher(memorised_folder: Path, tmp_path: Path) ->
         "evaluate": {"max_new_tokens": 3, "num_resamples": 20, "fluency": False},
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    launch = ["-m", "accelerate.commands.launch", "--config_file", str(tmp_path / "cpu.yaml"), "-m"]
-    settings = yaml.safe_load((LAUNCH / "ddp.yaml").read_text(encoding="utf-8"))
-    settings |= {"distributed_type": "MULTI_CPU", "use_cpu": True, "num_processes": 2, "main_process_port": 0}
-    (tmp_path / "cpu.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    # Accelerate's own launcher starts one process on a CPU, unless it has MPI.
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     quiet: Any = {"env": os.environ | {"OMP_NUM_THREADS": "1"}, "capture_output": True, "text": True, "timeout": 900}
     command = ["expunge", "run", str(tmp_path / "recipe.yaml")]
     for out, start in (("two", launch), ("one", ["-m"])):
@@ -295,11 +293,11 @@ def test_the_command_under_a_launcher(memorised_folder: Path, tmp_path: Path) ->
         assert done.stdout.count("extraction_strength") + done.stdout.count("extraction strength") >= 1
         assert done.stdout.count("report:") == 1, "the first process speaks for both"
     one, two = (json.loads((tmp_path / out / "metrics.json").read_text(encoding="utf-8")) for out in ("one", "two"))
-    for model, metrics in one.items():
-        for key, cell in metrics.items():
-            value = cell["value"]
-            expected = value if value is None or math.isnan(value) else pytest.approx(value, rel=1e-4, abs=1e-6)
-            assert two[model][key]["value"] == expected, key
+    assert one.keys() == two.keys()
+    for key, cell in one.items():
+        value = cell["value"]
+        expected = value if value is None or math.isnan(value) else pytest.approx(value, rel=1e-4, abs=1e-6)
+        assert two[key]["value"] == expected, key
     assert json.loads((tmp_path / "two" / "run.json").read_text(encoding="utf-8"))["status"] == "done"
     # What has no part for several processes says so, before it does anything.
     lone = subprocess.run([sys.executable, *launch, "expunge", "doctor"], **quiet)

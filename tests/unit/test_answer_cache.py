@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from conftest import make_llama
 from expunge.evaluation.answer_cache import RoomyLayer, all_roomy, answer_cache, bytes_of_a_token
-from expunge.models.tree_attention import tree_attention
 
 Change = Callable[[Any], None]
 
@@ -84,24 +82,3 @@ def test_the_bytes_of_a_token_are_those_of_a_cache() -> None:
     model(input_ids=torch.tensor([[5, 6, 7, 8]]), past_key_values=cache, use_cache=True)
     held = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
     assert bytes_of_a_token(model) * 4 == held
-
-
-# -- attention of one new token --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("heads", [2, 6])
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("room", [7, 12])
-def test_one_new_token_attends_as_by_sdpa(heads: int, masked: bool, room: int) -> None:
-    drawn = torch.Generator().manual_seed(0)
-    module: Any = torch.nn.Module()
-    module.num_key_value_groups = heads // 2
-    query = torch.randn(3, heads, 1, 4, generator=drawn)
-    key, value = (torch.randn(3, 2, room, width, generator=drawn)[:, :, :7] for width in (4, 5))
-    mask = torch.rand(3, 1, 1, 7, generator=drawn) < 0.6 if masked else None
-    if mask is not None:
-        mask[..., -1] = True
-    for scaling in (None, 0.3):
-        ours, _ = tree_attention(module, query, key, value, mask, scaling=scaling)
-        theirs, _ = sdpa_attention_forward(module, query, key, value, mask, scaling=scaling)
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)

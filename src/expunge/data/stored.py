@@ -15,6 +15,7 @@ import json
 import os
 import tempfile
 import time
+import weakref
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -89,6 +90,7 @@ class StoredRows(LazyRows):
         from pyarrow import ipc
 
         self.reader = ipc.open_file(file)
+        weakref.finalize(self, file.close)
         self.about = about
         self.content_hash = about.content_hash
         self.path = path

@@ -67,8 +67,6 @@ def _plain_attention(
 ) -> tuple[Tensor, Tensor | None]:
     """Attention without a tree: SDPA, or the model's own eager function where SDPA lacks what the model needs."""
     if kwargs.get("softcap") is None and kwargs.get("s_aux") is None:
-        if _is_next_token(query, attention_mask, kwargs):
-            return _next_token(query, key, value, attention_mask, kwargs.get("scaling")), None
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     eager = vars(__import__(type(module).__module__, fromlist=["eager_attention_forward"]))["eager_attention_forward"]
     if attention_mask is None:
@@ -80,30 +78,6 @@ def _plain_attention(
         lowest = torch.finfo(query.dtype).min
         attention_mask = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill(~attention_mask, lowest)
     return eager(module, query, key, value, attention_mask, **kwargs)
-
-
-def _is_next_token(query: Tensor, mask: Tensor | None, settings: dict[str, Any]) -> bool:
-    """Whether this is a step of generation that a CPU does faster as two products than by SDPA."""
-    plain = not settings.get("dropout") and settings.get("position_bias") is None
-    boolean = mask is None or mask.dtype == torch.bool
-    return plain and boolean and query.shape[2] == 1 and query.dtype == torch.float32 and query.device.type == "cpu"
-
-
-def _next_token(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
-    """Attention of one new token a row: ``(B, H, 1, D)`` query in, ``(B, 1, H, D)`` out.
-
-    The heads that share a key are the rows of one product, so that no key is repeated for them.
-    """
-    num_rows, num_heads, _, width = query.shape
-    kv_heads, num_tokens = key.shape[1:3]
-    scale = width**-0.5 if scaling is None else scaling
-    folded = (query * scale).reshape(num_rows * kv_heads, num_heads // kv_heads, width)
-    scores = torch.bmm(folded, key.reshape(num_rows * kv_heads, num_tokens, width).transpose(1, 2))
-    if mask is not None:
-        scores = scores.view(num_rows, num_heads, 1, num_tokens).masked_fill(~mask, torch.finfo(scores.dtype).min)
-    weights = torch.softmax(scores, dim=-1).view(num_rows * kv_heads, -1, num_tokens)
-    mixed = torch.bmm(weights, value.reshape(num_rows * kv_heads, num_tokens, value.shape[-1]))
-    return mixed.view(num_rows, 1, num_heads, value.shape[-1])
 
 
 def tree_attention(
