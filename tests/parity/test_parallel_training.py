@@ -46,7 +46,8 @@ REPLICAS: dict[str, dict[str, Any]] = {
     # One unit a step: the other process has nothing to do.
     "idle": {"method": "ga", "batch_size": 1, "micro_batch_tokens": 32, "epochs": 0.5},
     "statistic": {"method": "kto", "micro_batch_tokens": 32, "epochs": 1},
-    "hidden": {"method": "rmu", "layer": 1, "epochs": 1},
+    # The published alpha, 1200, would weigh up what rounding leaves of a retain loss that begins at 0.
+    "hidden": {"method": "rmu", "alpha": 1.0, "layer": 1, "epochs": 1},
     "gates": {"method": "grun_gd", "epochs": 1},
     "rules": {"method": "npo_gdr", "rules": ({"kind": "sam"}, {"kind": "gru"}, {"kind": "sign_agreement"})},
     "dual": {"method": "pdu"},
