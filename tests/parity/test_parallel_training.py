@@ -77,13 +77,15 @@ from expunge.training.run import train
 def shard():
     # Accelerate shards on accelerators alone: here the processor is made to pass for one.
     import accelerate
+    from accelerate.state import PartialState
     from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
     plain = accelerate.Accelerator.__init__
     def start(self, *args, **settings):
         plain(self, *args, **settings)
         self.state.fsdp_plugin = FullyShardedDataParallelPlugin(
             fsdp_version=2, state_dict_type="FULL_STATE_DICT", auto_wrap_policy="transformer_based_wrap")
-        self.state.distributed_type = DistributedType.FSDP
+        # In both: every state that is asked for later copies what the partial one says.
+        self.state.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
     accelerate.Accelerator.__init__ = start
     os.environ["ACCELERATE_USE_FSDP"] = "true"
 
@@ -152,7 +154,7 @@ def start_both(folder: Path, store: Path, how: str, names: Sequence[str], *, die
         for number in ("0", "1")
     ]
     try:
-        said = [worker.communicate(timeout=900)[1] for worker in workers]
+        said = [worker.communicate(timeout=600)[1] for worker in workers]
     finally:
         for worker in workers:
             worker.kill()
