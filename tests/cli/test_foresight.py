@@ -193,7 +193,7 @@ def test_the_doctor_names_what_the_machine_has(
     facts = outcome.data
     assert facts["matmul_gflops"]["float32"] == 50.0
     assert facts["memory_gb"]["total"] >= facts["memory_gb"]["free"] > 0
-    assert facts["by_default"] == {"bf16": False, "micro_batch_tokens": 384}
+    assert facts["by_default"] == {"bf16": False, "micro_batch_tokens": 1536}
     assert facts["data"]["folders"] == ["tofu"]
     assert facts["cached"] == []
     assert facts["problems"] == []

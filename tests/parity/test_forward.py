@@ -106,8 +106,18 @@ def assert_close_gradients(got: dict[str, torch.Tensor], expected: dict[str, tor
         assert float((got[name] - gradient).norm() / whole) <= 1e-5, name
 
 
+BLOCKS: dict[str, dict[str, float]] = {
+    "as measured": {},
+    "one block": {"WORTH": 99, "SMALL": 9999},
+    "many blocks": {"WORTH": 99, "SMALL": 0, "FILLED": 1.1, "LONGEST_STRETCH": 6},
+}
+
+
+@pytest.mark.parametrize("blocks", BLOCKS)
 @pytest.mark.parametrize("name", CONFIGS)
-def test_packed_is_separate_is_padded(name: str) -> None:
+def test_packed_is_separate_is_padded(name: str, blocks: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for setting, value in BLOCKS[blocks].items():
+        monkeypatch.setattr(f"expunge.data.blocks.{setting}", value)
     model = build(name).train()
     reference = stock(model, "eager" if name in ("gemma2", "gemma3") else "sdpa")
     expected = separate_logps(reference, SEQUENCES)

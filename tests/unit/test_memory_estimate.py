@@ -176,18 +176,20 @@ def need(tokens: int, checkpoint: bool) -> MemoryNeed:
 @pytest.mark.parametrize(
     ("room", "tokens", "checkpoint"),
     [
-        (None, 384, False),
-        (100_000, 384, False),
+        (None, 1536, False),
+        (200_000, 1536, False),
+        (153_600 / 0.9 - 1, 768, False),
+        (76_800 / 0.9 - 1, 384, False),
         (38_400 / 0.9 - 1, 384, True),
         (7_680 / 0.9 - 1, 192, True),
         (3_840 / 0.9 - 1, 96, True),
     ],
 )
-def test_less_memory_first_costs_time_and_then_larger_passes(room: float | None, tokens: int, checkpoint: bool) -> None:
+def test_less_memory_first_costs_larger_passes_and_then_time(room: float | None, tokens: int, checkpoint: bool) -> None:
     found = fit(TrainPart(), CPU, None if room is None else int(room), need)
     assert (found.micro_batch_tokens, found.checkpoint_activations) == (tokens, checkpoint)
     assert ("computed again" in found.note) == checkpoint
-    assert (f"at most {tokens} tokens" in found.note) == (tokens < 384)
+    assert (f"at most {tokens} tokens" in found.note) == (tokens < 1536)
     assert "warning" not in found.note
 
 

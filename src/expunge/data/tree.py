@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from expunge.data.blocks import Blocks
+
 
 @dataclass(frozen=True, slots=True)
 class TokenSequence:
@@ -82,6 +84,8 @@ class PackedTree:
     """``(K,)`` depth of each column of ``visible``."""
     paths: tuple[tuple[int, ...], ...]
     """The nodes of each sequence, by position, in the whole tree."""
+    blocks: Blocks | None
+    """``visible`` as blocks, where these are much smaller; None where they are not."""
     memory: Memory | None = None
     """Keys and values of the first K - N columns, for attention to ask."""
 
@@ -127,6 +131,7 @@ class PackedTree:
             prompt_ends=torch.tensor([path[s.first_label - 1] for s, path in zip(sequences, paths, strict=True)]),
             key_positions=position_ids,
             paths=tuple(paths),
+            blocks=Blocks.of(visible),
         )
 
     def part(self, nodes: SequenceOf[int], known: SequenceOf[int], memory: Memory | None) -> PackedTree:
@@ -140,11 +145,13 @@ class PackedTree:
         rows, keys = torch.tensor(nodes), torch.tensor([*known, *nodes])
         place = torch.full_like(self.input_ids, -1)
         place[rows] = torch.arange(len(rows))
+        visible = self.visible[rows][:, keys]
         return replace(
             self,
             input_ids=self.input_ids[rows],
             position_ids=self.position_ids[rows],
-            visible=self.visible[rows][:, keys],
+            visible=visible,
+            blocks=Blocks.of(visible.numpy()),
             label_rows=place[self.label_rows],
             prompt_ends=place[self.prompt_ends],
             key_positions=self.key_positions[keys],
@@ -154,7 +161,8 @@ class PackedTree:
     def to(self, device: torch.device | str) -> PackedTree:
         """The same tree with its tensors on ``device``."""
         held = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved: dict[str, Any] = {name: value.to(device) for name, value in held.items() if isinstance(value, Tensor)}
+        movable = {name: value for name, value in held.items() if isinstance(value, Tensor | Blocks)}
+        moved: dict[str, Any] = {name: value.to(device) for name, value in movable.items()}
         return replace(self, **moved)
 
 

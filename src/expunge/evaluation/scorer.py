@@ -25,7 +25,7 @@ CHUNK_ROWS = 16
 
 @torch.no_grad()
 def score_sequences(
-    loaded: LoadedModel, sequences: SequenceOf[TokenSequence], *, pack_tokens: int = 512, update: Bar | None = None
+    loaded: LoadedModel, sequences: SequenceOf[TokenSequence], *, pack_tokens: int = 1024, update: Bar | None = None
 ) -> list[TokenScores]:
     """Score every sequence's labels under teacher forcing.
 

@@ -19,7 +19,9 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from expunge.data.blocks import Blocks
 from expunge.data.tree import PackedTree, TokenSequence
+from expunge.losses.logps import at_least_fp32
 
 TREE_ATTENTION = "expunge_tree"
 
@@ -62,6 +64,33 @@ def _attend(
     return mixed.view(1, num_heads, num_tokens, value.shape[-1]).transpose(1, 2).contiguous()
 
 
+def _attend_in_blocks(
+    query: Tensor, key: Tensor, value: Tensor, tree: PackedTree, blocks: Blocks, window: int | None, scaling: float
+) -> Tensor:
+    """As :func:`_attend`, but each stretch of the row sees the keys of its own path alone."""
+    groups = query.shape[1] // key.shape[1]
+    mixed = []
+    for block in blocks.blocks:
+        allowed = block.allowed
+        if window is not None:
+            lowest = tree.position_ids[block.rows] - window
+            allowed = allowed & (tree.key_positions[block.keys][:, None] > lowest[:, :, None])[:, None]
+        asked, keys, values = _picked(query, block.rows), _picked(key, block.keys), _picked(value, block.keys)
+        keys, values = (heads.repeat_interleave(groups, dim=1) for heads in (keys, values))
+        found = F.scaled_dot_product_attention(asked, keys, values, attn_mask=allowed, scale=scaling)
+        mixed.append(found.transpose(1, 2).flatten(2).flatten(0, 1))
+    return F.embedding(blocks.place, torch.cat(mixed)).unflatten(-1, (query.shape[1], -1))[None]
+
+
+def _picked(heads: Tensor, places: Tensor) -> Tensor:
+    """``(1, H, T, D)`` at ``(S, P)`` places: ``(S, H, P, D)``."""
+    # Embedding, for its backward pass adds rows up fast and in a fixed order, which indexing does not.
+    lines = heads[0].transpose(0, 1).flatten(1)
+    if lines.device.type == "cpu":
+        lines = at_least_fp32(lines)  # or a processor would add them up in half precision
+    return F.embedding(places, lines).to(heads.dtype).unflatten(-1, heads.shape[1::2]).transpose(1, 2)
+
+
 def _plain_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
@@ -101,17 +130,19 @@ def tree_attention(
     _calls["with_tree"] += 1
     if tree.memory is not None:
         key, value = tree.memory(module.layer_idx, key, value)  # type: ignore[arg-type]
-    allowed = tree.visible
-    window = kwargs.get("sliding_window")
-    if window is not None:
-        allowed = allowed & (tree.key_positions > tree.position_ids[:, None] - window)
     scaling = kwargs.get("scaling")
     if scaling is None:
         scaling = query.shape[-1] ** -0.5
     dropout = kwargs.get("dropout") or 0.0
     if dropout:
         raise ValueError("attention dropout is not supported on a packed tree; set attention_dropout to 0")
-    return _attend(query, key, value, allowed, scaling, kwargs.get("softcap"), kwargs.get("s_aux")), None
+    window, softcap, sinks = kwargs.get("sliding_window"), kwargs.get("softcap"), kwargs.get("s_aux")
+    if tree.blocks is not None and softcap is None and sinks is None:
+        return _attend_in_blocks(query, key, value, tree, tree.blocks, window, scaling), None
+    allowed = tree.visible
+    if window is not None:
+        allowed = allowed & (tree.key_positions > tree.position_ids[:, None] - window)
+    return _attend(query, key, value, allowed, scaling, softcap, sinks), None
 
 
 AttentionInterface.register(TREE_ATTENTION, tree_attention)

@@ -65,12 +65,13 @@ from expunge.scopes.region import region_file_hash
 from expunge.training.defaults import FINETUNE_EPOCHS
 from expunge.training.job import finetune_job, unlearn_job
 from expunge.training.kept import KEPT
-from expunge.training.memory import PASS_TOKENS
 from expunge.training.merge import make_merge, merge_adapters
 from expunge.training.precision import uses_bf16
 from expunge.training.run import NOTHING_TO_TRAIN, REGION, train
 
 _NO_EFFECT_ON_WEIGHTS = ("checkpoint_minutes", "track", "checkpoint_activations")
+_CUT_LEFT_OPEN = 384
+"""What stands in a stage's key for ``micro_batch_tokens`` where nothing is set."""
 
 
 @dataclass(frozen=True)
@@ -266,8 +267,9 @@ class Plan:
         fields = dataclasses.asdict(part)
         for name in _NO_EFFECT_ON_WEIGHTS:
             fields.pop(name)
-        # What is left to the machine counts as it turns out; how steps are cut changes nothing but rounding.
-        fields["micro_batch_tokens"] = part.micro_batch_tokens or PASS_TOKENS["cpu"]
+        # What is left to the machine counts as it turns out. How steps are cut changes nothing but rounding, and a
+        # better cut makes no stage anew.
+        fields["micro_batch_tokens"] = part.micro_batch_tokens or _CUT_LEFT_OPEN
         where, dtype = pick_device(self.recipe.model.device), DTYPES[self.recipe.model.dtype]
         fields["bf16"] = uses_bf16(part.bf16, where, dtype, rules)
         if not part.keep_every:

@@ -118,7 +118,7 @@ class TrainPart:
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm; 0 turns clipping off."""
     micro_batch_tokens: int | None = None
-    """Most unique tokens in one forward pass; None: 384 on a CPU, 2048 on a GPU, fewer where memory is short."""
+    """Most unique tokens in one forward pass; None: 1536 on a CPU, 2048 on a GPU, fewer where memory is short."""
     checkpoint_activations: bool | None = None
     """Compute activations again in the backward pass instead of keeping them; None: where memory is short."""
     checkpoint_minutes: float = 3.0

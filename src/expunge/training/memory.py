@@ -1,7 +1,8 @@
 """How much memory a training needs, from shapes alone, and what is chosen where there is less of it.
 
-Two things give memory back without changing a result: computing activations again in the backward pass, and smaller
-passes. They are chosen in this order, said in one line, and either can be set by hand. Everything else that would help
+Two things give memory back without changing a result: smaller passes, and computing activations again in the backward
+pass. Passes are made smaller first, as long as the machine is busy with them, and again where both are needed. The
+choice is said in one line, and either can be set by hand. Everything else that would help
 (an optimiser with 8-bit states, adapters, half-precision weights) makes another result, and is only suggested.
 """
 
@@ -19,8 +20,10 @@ import torch
 from expunge.models.shape import ModelShape, Moved
 from expunge.recipe import TrainPart
 
-PASS_TOKENS = {"cpu": 384, "cuda": 2048}
-"""Most unique tokens in one pass where nothing is set: a CPU is busy with few, a GPU is not."""
+PASS_TOKENS = {"cpu": 1536, "cuda": 2048}
+"""Most unique tokens in one pass where nothing is set: a step of some rows in one, gradients written once."""
+BUSY_TOKENS = {"cpu": 384, "cuda": 2048}
+"""Fewer than these, and products get slow: before that activations are computed again."""
 FEWEST_TOKENS = 64
 """No pass is made smaller than this of itself."""
 USABLE = 0.9
@@ -202,6 +205,9 @@ def _ways(part: TrainPart, device: torch.device, can_checkpoint: bool) -> Iterat
     tokens = part.micro_batch_tokens or pass_tokens(device)
     again = part.checkpoint_activations
     yield tokens, bool(again)
+    while part.micro_batch_tokens is None and tokens // 2 >= BUSY_TOKENS.get(device.type, BUSY_TOKENS["cpu"]):
+        tokens //= 2
+        yield tokens, bool(again)
     if again is None and can_checkpoint:
         again = True
         yield tokens, again

@@ -22,19 +22,20 @@ class Workload:
     labels: float
     """Rows that the head is asked for."""
     pairs: float
-    """Token pairs that attention computes: each pass squares its tokens."""
+    """Token pairs that attention computes: each token, about as many as its sequence is long."""
     largest: tuple[int, int] = (0, 0)
     """Tokens and labels of the pass that needs most memory."""
 
     @classmethod
     def of_packs(cls, packs: Iterable[list[TokenSequence]]) -> Workload:
         """What passes over these packs compute."""
-        sizes = [(count_unique_tokens(pack), sum(s.num_labels for s in pack)) for pack in packs]
+        found = list(packs)
+        sizes = [(count_unique_tokens(pack), sum(s.num_labels for s in pack)) for pack in found]
         return cls(
             passes=len(sizes),
             tokens=sum(tokens for tokens, _ in sizes),
             labels=sum(labels for _, labels in sizes),
-            pairs=sum(tokens**2 for tokens, _ in sizes),
+            pairs=sum(tokens * _mean_length(pack) for pack, (tokens, _) in zip(found, sizes, strict=True)),
             largest=max(sizes, default=(0, 0)),
         )
 
@@ -47,6 +48,12 @@ class Workload:
         """So many times as much; the largest pass stays what it is."""
         sums = {name: getattr(self, name) * factor for name in ("passes", "tokens", "labels", "pairs")}
         return replace(self, **sums)
+
+
+def _mean_length(pack: list[TokenSequence]) -> float:
+    """How long the sequence of a token is on average."""
+    lengths = [len(s.ids) - 1 for s in pack]
+    return sum(length**2 for length in lengths) / sum(lengths)
 
 
 def sampled_units(streams: Streams) -> list[list[Unit]]:
