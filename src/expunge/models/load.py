@@ -22,6 +22,7 @@ from expunge.data.formats import Format
 from expunge.errors import ModelError, ResourceError
 from expunge.models.fetch import fetch_smollm2
 from expunge.models.gated_files import GATED_FILE, load_gated
+from expunge.models.gguf import gguf_options, require_all, unpacked
 from expunge.models.guards import GUARD_FILE, Guard, recall_guard
 from expunge.models.numerics import use_fast_float32
 from expunge.models.tree_attention import TREE_ATTENTION, tree_works
@@ -250,24 +251,25 @@ def _load_weights(place: Place, options: dict[str, Any]) -> tuple[Any, Any]:
     name = str(place.folder.resolve()) if place.folder else str(place.hub_id)
     extra: dict[str, Any] = {"use_safetensors": True}
     remote = {"trust_remote_code": options["trust_remote_code"]}
-    if place.gguf_file:
-        extra = _gguf_options(place.gguf_file)
-        remote["gguf_file"] = place.gguf_file
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(name, **options, **extra, output_loading_info=True)
+        read = name
+        if place.folder and place.gguf_file:
+            if kept := unpacked(place.folder / place.gguf_file):
+                read = str(kept)
+            else:
+                extra = gguf_options(place.gguf_file)
+                remote["gguf_file"] = place.gguf_file
+        loaded: Any = AutoModelForCausalLM.from_pretrained(read, **options, **extra, output_loading_info=True)
         model, found = loaded
-        tokenizer = AutoTokenizer.from_pretrained(name, **remote)
+        tokenizer = AutoTokenizer.from_pretrained(read, **remote)
     except ImportError as error:
         raise ModelError(f"{name}: {first_line(error)}") from error
     except torch.OutOfMemoryError as error:
         raise ResourceError(f"{name}: out of memory while loading; use --dtype bfloat16 or a smaller model") from error
     except (OSError, ValueError, KeyError, IndexError, RuntimeError, SafetensorError, struct.error) as error:
         raise ModelError(_explain(name, place, error)) from error
-    # Missing weights would be drawn at random, and every number measured would be about something else.
-    if missing := sorted(found["missing_keys"]):
-        raise ModelError(
-            f"{name}: {len(missing)} weights are missing, {missing[0]} among them; is the folder complete?"
-        )
+    require_all(name, found)
+    model.name_or_path = model.config.name_or_path = name
     return model, tokenizer
 
 
@@ -278,15 +280,6 @@ def _check_fit(name: str, model: Any, tokenizer: Any) -> None:
             f"{name}: the tokenizer has {tokenizer.vocab_size} tokens and the model embeds {rows}; "
             "they do not belong together"
         )
-
-
-def _gguf_options(file: str) -> dict[str, Any]:
-    options: dict[str, Any] = {"gguf_file": file}
-    try:
-        from transformers import GgufConfig
-    except ImportError:  # older transformers expand the weights without being asked
-        return options
-    return options | {"quantization_config": GgufConfig(dequantize=True)}
 
 
 def _load_adapter(place: Place, options: dict[str, Any]) -> tuple[Any, Any]:
