@@ -113,7 +113,7 @@ BLOCKS: dict[str, dict[str, float]] = {
 }
 
 
-@pytest.mark.parametrize("blocks", BLOCKS)
+@pytest.mark.parametrize("blocks", ["as measured", pytest.param("one block", marks=pytest.mark.slow), "many blocks"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_packed_is_separate_is_padded(name: str, blocks: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for setting, value in BLOCKS[blocks].items():

@@ -172,7 +172,9 @@ def test_a_gated_model_sees_where_its_prompts_end(memorised_folder: Path) -> Non
 # -- architectures ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "qwen2", "opt"])
+@pytest.mark.parametrize(
+    "kind", ["llama", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("gpt2", "gemma2", "qwen2", "opt"))]
+)
 def test_batches_say_what_single_rows_say(kind: str, tmp_path: Path) -> None:
     """Prompts with a common beginning, of several lengths, in batches whose rows leave, against plain ``generate``."""
     from transformers import AutoModelForCausalLM

@@ -232,6 +232,7 @@ def peak_of(work: Iterable[object]) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_a_corpus_does_not_enter_memory(tmp_path: Path) -> None:
     write_corpus(tmp_path, 2)
     # A passage, a chunk and a line, whatever the corpus has.

@@ -421,6 +421,7 @@ def test_a_bad_row_is_said_as_ever_and_nothing_is_kept(cache: Path, files: dict[
 # -- memory ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_corpus_does_not_enter_memory(cache: Path, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     load(files)  # What the first call imports and builds is not counted.
     monkeypatch.setattr(stored, "LARGE", 50_000)
