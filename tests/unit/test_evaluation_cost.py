@@ -84,7 +84,9 @@ def test_what_prompts_share_is_encoded_once(load_tiny: Load) -> None:
     assert [tokens for tokens, _ in seen] == [20, 3 * 9]
 
 
-def test_long_texts_are_generated_in_smaller_batches(load_tiny: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_texts_are_generated_in_smaller_batches(
+    load_tiny: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     loaded = load_tiny(max_length=512)
     prompts = [[n + 10] * 6 for n in range(6)]
     # Keys and values, two layers, two heads of width 8, four bytes: 256 bytes a token, 8 tokens a row.
@@ -92,6 +94,9 @@ def test_long_texts_are_generated_in_smaller_batches(load_tiny: Load, monkeypatc
     with counting(loaded.model) as seen:
         generate_answers(loaded, prompts, max_new_tokens=2)
     assert [tokens for tokens, _ in seen] == [4 * 6, 4, 2 * 6, 2]
+    assert "answers are generated 4 and more at a time instead of 64" in capsys.readouterr().err
+    generate_answers(loaded, prompts, max_new_tokens=2, batch_size=4)
+    assert "answers are generated" not in capsys.readouterr().err
 
 
 def test_each_token_after_one_history_is_predicted_once(

@@ -23,7 +23,7 @@ from expunge.evaluation.answer_cache import CACHE_BYTES, all_roomy, answer_cache
 from expunge.models.gated import gates_of
 from expunge.models.load import LoadedModel
 from expunge.parallel import gathered, my_share
-from expunge.progress import Bar
+from expunge.progress import Bar, say
 
 Ids = tuple[int, ...]
 BENDING = (
@@ -124,7 +124,14 @@ def generate_answers(
     # The gates of a gated model look at the end of what it is given, which must be its prompt's.
     gated = gates_of(model) is not None
     waiting = [_Asked(p, () if gated else begins) for p, begins in begun.items() if p not in answers]
-    batches = my_share(_batches(loaded, waiting, batch_size, max_new_tokens))
+    cut = _batches(loaded, waiting, batch_size, max_new_tokens)
+    # All but the last are full, unless their memory was.
+    if (fewest := min(map(len, cut[:-1]), default=batch_size)) < batch_size:
+        say(
+            f"note: answers are generated {fewest} and more at a time instead of {batch_size}: of longer texts the keys "
+            f"and values of more would not fit into {CACHE_BYTES / 1e9:.1f} GB"
+        )
+    batches = my_share(cut)
     total = sum(map(len, batches))
     made: dict[Ids, str] = {}
     for batch in batches:

@@ -22,6 +22,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from expunge.data.blocks import Blocks
 from expunge.data.tree import PackedTree, TokenSequence
 from expunge.losses.logps import at_least_fp32
+from expunge.models.tied import one_gradient
 
 TREE_ATTENTION = "expunge_tree"
 
@@ -154,14 +155,16 @@ def tree_logits(model: nn.Module, tree: PackedTree) -> Tensor:
     """``(M, V)`` logits on the labelled rows of a tree, by the model's own head."""
     # A 4-D mask passes through transformers untouched: this dummy keeps it from building an N x N mask of its own.
     dummy = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=tree.input_ids.device)
-    output = model(
-        input_ids=tree.input_ids[None],
-        position_ids=tree.position_ids[None],
-        attention_mask=dummy,
-        use_cache=False,
-        logits_to_keep=tree.label_rows,
-        tree=tree,
-    )
+    ids = tree.input_ids[None]
+    with one_gradient(model, ids):
+        output = model(
+            input_ids=ids,
+            position_ids=tree.position_ids[None],
+            attention_mask=dummy,
+            use_cache=False,
+            logits_to_keep=tree.label_rows,
+            tree=tree,
+        )
     # Not [0], whose backward pass would copy the whole gradient.
     return output.logits.squeeze(0)
 
