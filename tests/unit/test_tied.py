@@ -64,9 +64,16 @@ def test_the_model_is_left_as_it_was() -> None:
     model = tied_model()
     before = copy.deepcopy(model.state_dict())
     names = [name for name, _ in model.named_parameters()]
-    with pytest.raises(RuntimeError, match="in between"), one_gradient(model, torch.tensor([[5, 6]])):
-        assert not isinstance(model.lm_head.weight, torch.nn.Parameter)
-        raise RuntimeError("in between")
+    inside: list[Any] = []
+
+    def fail() -> None:
+        with one_gradient(model, torch.tensor([[5, 6]])):
+            inside.append(model.lm_head.weight)
+            raise RuntimeError("in between")
+
+    with pytest.raises(RuntimeError, match="in between"):
+        fail()
+    assert not isinstance(inside[0], torch.nn.Parameter)
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert not model.model.embed_tokens._forward_hooks
     assert [name for name, _ in model.named_parameters()] == names

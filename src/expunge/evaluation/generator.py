@@ -128,8 +128,8 @@ def generate_answers(
     # All but the last are full, unless their memory was.
     if (fewest := min(map(len, cut[:-1]), default=batch_size)) < batch_size:
         say(
-            f"note: answers are generated {fewest} and more at a time instead of {batch_size}: of longer texts the keys "
-            f"and values of more would not fit into {CACHE_BYTES / 1e9:.1f} GB"
+            f"note: answers are generated {fewest} and more at a time instead of {batch_size}: the keys and values of "
+            f"more of these texts would not fit into {CACHE_BYTES / 1e9:.1f} GB"
         )
     batches = my_share(cut)
     total = sum(map(len, batches))
