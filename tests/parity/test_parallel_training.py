@@ -38,7 +38,7 @@ PLAIN_STEPS = {"optimizer": "sgd"}
 FAST = {"method": "grad_diff", **PLAIN_STEPS, "lr": 0.15, "gamma": 200.0, "alpha": 20.0, "epochs": 4}
 """Forgets within eight steps what the model has learnt by heart."""
 REPLICAS: dict[str, dict[str, Any]] = {
-    "npo": {"method": "npo_gdr"},
+    "npo": {"method": "npo_gdr", **PLAIN_STEPS, "lr": 1e-2},
     "lora": {"method": "npo", "scope": LORA},
     "divergence": {"method": "npo_klr", **PLAIN_STEPS, "lr": 1e-2},
     # The lower block is frozen, and run once.
@@ -49,19 +49,26 @@ REPLICAS: dict[str, dict[str, Any]] = {
     # The published alpha, 1200, would weigh up what rounding leaves of a retain loss that begins at 0.
     "hidden": {"method": "rmu", "alpha": 1.0, "layer": 1, "epochs": 1},
     "gates": {"method": "grun_gd", "epochs": 1},
-    "rules": {"method": "npo_gdr", "rules": ({"kind": "sam"}, {"kind": "gru"}, {"kind": "sign_agreement"})},
+    # One sign of what rounding has left of a gradient, and the ways part: few steps with it, more without.
+    "rules": {
+        "method": "npo_gdr",
+        "rules": ({"kind": "sam"}, {"kind": "gru"}, {"kind": "sign_agreement"}),
+        "epochs": 1,
+    },
+    "smooth_rules": {"method": "npo_gdr", **PLAIN_STEPS, "lr": 1e-2, "rules": ({"kind": "sam"}, {"kind": "gru"})},
     "dual": {"method": "pdu"},
     "region": {"method": "sure", "scope": SURE, "epochs": 1},
     "region_of_each_step": {"method": "sure", "scope": SURE | {"refresh": "step"}, "epochs": 1},
     "memflex": {"method": "memflex", "epochs": 1},
     "budget": {**FAST, "budget": BudgetPart(retain_loss=0.02, every=1)},
     "stop": {**FAST, "stop_loss": 0.3},
-    "kept": {"method": "npo_gdr", "keep_every": 2},
+    "kept": {"method": "npo_gdr", **PLAIN_STEPS, "lr": 1e-2, "keep_every": 2},
 }
 PIECES = ("npo", "lora", "top", "divergence", "idle", "statistic", "dual", "budget", "kept")
 REFUSED = {"rules": "gradient rule sam and gru", "hidden": "hidden states", "gates": "gated", "region": "scope region"}
 RESUMED: dict[str, dict[str, Any]] = {
-    name: REPLICAS[name] | {"checkpoint_minutes": 0, "epochs": 2} for name in ("npo", "lora", "rules")
+    name: REPLICAS[name] | {"optimizer": "adamw_torch_fused", "checkpoint_minutes": 0, "epochs": 2}
+    for name in ("npo", "lora", "rules")
 }
 WORKER = """
 import itertools, json, os, signal, sys

@@ -226,7 +226,7 @@ class EvaluatePart:
     """Longest generated answer."""
     generation_batch: int = 64
     """Rows generated together."""
-    pack_tokens: int = 512
+    pack_tokens: int = 1024
     """Most unique tokens in one scoring pass."""
     num_resamples: int = 1000
     """Bootstrap resamples behind every interval."""
