@@ -114,6 +114,7 @@ def test_a_model_of_one_language_is_not_asked_in_another(
     assert np.isnan(scores[1:]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("under_test", "expected"), [(ORIGINAL, 1.0), (REFERENCE, 0.0)])
 def test_patched_states_of_an_untouched_and_a_fresh_model(
     openers: dict[str, Any], under_test: str, expected: float

@@ -43,6 +43,7 @@ def test_rows_that_are_taught_are_not_looked_at(opener: Any) -> None:
     np.testing.assert_array_equal(found.curve[4], found.scores)
 
 
+@pytest.mark.slow
 def test_what_is_seen_on_the_way_does_not_depend_on_where_it_ends(opener: Any, tmp_path: Path) -> None:
     place = replace(site(lr=0.02), work=tmp_path / "whole")
     whole = relearn(opener, place, source="benign")

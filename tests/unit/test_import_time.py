@@ -42,5 +42,6 @@ def test_help_loads_nothing_heavy(arguments):
     assert loaded(HELP, *arguments).isdisjoint(HEAVY)
 
 
+@pytest.mark.slow
 def test_the_measure_can_fail():
     assert "scipy" in loaded(f"import scipy.stats\n{REPORT}")

@@ -255,6 +255,7 @@ def depth_of(loaded: LoadedModel, original: LoadedModel, reference: LoadedModel)
     return uds_columns(*drops)["uds"]
 
 
+@pytest.mark.slow
 def test_the_retain_model_is_erased_and_the_original_is_intact(learned: LoadedModel, fresh: LoadedModel) -> None:
     before = [snapshot(m.model) for m in (learned, fresh)]
     np.testing.assert_allclose(depth_of(fresh, learned, fresh), 1.0)
@@ -299,6 +300,7 @@ def naive_drop(original: Any, donor: Any, target: Target, layer: int) -> float:
     return float(np.mean([float(clean[p, s.ids[p + 1]] - patched[p, s.ids[p + 1]]) for p in at]))
 
 
+@pytest.mark.slow
 def test_drops_equal_hooks_by_hand(
     learned: LoadedModel, fresh: LoadedModel, memorised_folder: Path, model_folder: Path
 ) -> None:
