@@ -107,13 +107,13 @@ def assert_close_gradients(got: dict[str, torch.Tensor], expected: dict[str, tor
 
 
 BLOCKS: dict[str, dict[str, float]] = {
-    "as measured": {},
+    "as they come": {},
     "one block": {"WORTH": 99, "SMALL": 9999},
     "many blocks": {"WORTH": 99, "SMALL": 0, "FILLED": 1.1, "LONGEST_STRETCH": 6},
 }
 
 
-@pytest.mark.parametrize("blocks", ["as measured", pytest.param("one block", marks=pytest.mark.slow), "many blocks"])
+@pytest.mark.parametrize("blocks", ["as they come", pytest.param("one block", marks=pytest.mark.slow), "many blocks"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_packed_is_separate_is_padded(name: str, blocks: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for setting, value in BLOCKS[blocks].items():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from expunge.data.cache import STALE_SECONDS
 from expunge.errors import ModelError, ResourceError
 from expunge.models import fetch
 from expunge.models.gguf import convert_gguf
@@ -218,7 +219,7 @@ def test_only_old_leftovers_of_killed_calls_are_removed(tmp_path, source, pip, c
     old, young = cache / f"{fetch.FOLDER}.tmp-old", cache / f"{fetch.FOLDER}.tmp-young"
     for folder in (old, young):
         folder.mkdir(parents=True)
-    past = time.time() - fetch.STALE_SECONDS - 60
+    past = time.time() - STALE_SECONDS - 60
     os.utime(old, (past, past))
     fetch.fetch_smollm2(cache, source=source)
     assert not old.exists()

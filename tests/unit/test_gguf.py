@@ -1,4 +1,4 @@
-"""A user's GGUF file is unpacked once, kept by content, and answers as it did."""
+"""A user's GGUF file is unpacked once, kept by name and content, and answers as it did."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def weights(loaded: Any) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
 
 
-def test_it_is_unpacked_once_and_kept_by_content(tmp_path: Path, cache: Path, conversions: list[Path]) -> None:
-    file, copy = tmp_path / "tiny.gguf", tmp_path / "elsewhere" / "copy.gguf"
+def test_it_is_unpacked_once_for_its_name_and_content(tmp_path: Path, cache: Path, conversions: list[Path]) -> None:
+    file, copy = tmp_path / "tiny.gguf", tmp_path / "elsewhere" / "tiny.gguf"
     write_tiny_gguf(file)
     copy.parent.mkdir()
     shutil.copy(file, copy)

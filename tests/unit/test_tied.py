@@ -80,7 +80,7 @@ def test_the_model_is_left_as_it_was() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_what_is_not_plain_and_tied_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_plain_and_tied_is_left_alone() -> None:
     def untouched(model: Any) -> bool:
         with one_gradient(model, torch.tensor([[5, 6]])):
             return "weight" not in model.get_output_embeddings().__dict__

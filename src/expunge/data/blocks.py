@@ -23,6 +23,7 @@ WORTH = 0.7
 FILLED = 1.25
 """Most that filling up may make of a block's own size, but for what is too small to matter."""
 SMALL = 4096
+"""Numbers in the scores of a block that may be filled up in any case."""
 
 
 @dataclass(frozen=True, slots=True)

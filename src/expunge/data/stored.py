@@ -14,7 +14,6 @@ import itertools
 import json
 import os
 import tempfile
-import time
 import weakref
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,7 +25,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from expunge import __version__
-from expunge.data.cache import default_cache
+from expunge.data.cache import default_cache, remove_stale
 from expunge.data.lazy import Count, LazyRows
 from expunge.data.rows import Row, content_line, row_from_line
 from expunge.errors import ResourceError
@@ -38,8 +37,6 @@ FOLDER = "packed"
 """Where packed sets lie below the cache folder."""
 STORED_VERSION = 1
 """Bump it when texts are cut otherwise, or rows kept otherwise, than before."""
-STALE_SECONDS = 6 * 3600
-"""An unfinished file of that age belongs to a call that was killed."""
 
 _BATCH_ROWS, _BATCH_CHARS = 64, 1 << 18
 """What is read to get at one row."""
@@ -174,7 +171,7 @@ def _cached(rows: Iterable[Row], files: Sequence[str | os.PathLike[str]], how: o
     say(f"a large set is packed in {folder}, once")
     with _disk_errors(folder, "EXPUNGE_CACHE"):
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_stale(folder)
+        remove_stale(folder, "*.partial")
         with _partial(path) as file:
             about = _pack(rows, file)
         with path.open("rb") as file, _partial(path.with_suffix(".json")) as note:
@@ -251,14 +248,6 @@ def _partial(path: Path) -> Iterator[BinaryIO]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _remove_stale(folder: Path) -> None:
-    """Drop what killed calls left; a young file may belong to a call that is still running."""
-    for path in folder.glob("*.partial"):
-        with suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > STALE_SECONDS:
-                path.unlink()
 
 
 @contextmanager

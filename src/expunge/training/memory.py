@@ -186,6 +186,8 @@ def fit(
             first = needed
         asked = needed.growth if loaded else needed.total
         if room is None or asked <= USABLE * room:
+            if part.micro_batch_tokens is None and need(pass_tokens(device), checkpoint) == needed:
+                tokens = pass_tokens(device)  # steps are so small that cutting them had saved nothing
             break
     else:
         return Fit(
