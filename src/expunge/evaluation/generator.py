@@ -20,6 +20,7 @@ from transformers.cache_utils import Cache
 
 from expunge.errors import ResourceError
 from expunge.evaluation.answer_cache import CACHE_BYTES, all_roomy, answer_cache, bytes_of_a_token
+from expunge.models.allocator import kept_memory
 from expunge.models.gated import gates_of
 from expunge.models.load import LoadedModel
 from expunge.parallel import gathered, my_share
@@ -81,6 +82,7 @@ class _Asked:
 
 
 @torch.no_grad()
+@kept_memory()
 def generate_answers(
     loaded: LoadedModel,
     prompts: SequenceOf[SequenceOf[int]],

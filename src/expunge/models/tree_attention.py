@@ -22,6 +22,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from expunge.data.blocks import Blocks
 from expunge.data.tree import PackedTree, TokenSequence
 from expunge.losses.logps import at_least_fp32
+from expunge.models.cpu_attention import cpu_attention
 from expunge.models.tied import one_gradient
 
 TREE_ATTENTION = "expunge_tree"
@@ -37,39 +38,60 @@ def _attend(
     value: Tensor,
     allowed: Tensor,
     scaling: float,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    """Masked attention: ``(S, H, Q, D)`` query and ``(S, G, K, D)`` keys and values in, ``(S, Q, H, D)`` out.
+
+    ``allowed`` is bool and broadcasts to ``(S, 1, Q, K)``. Where it can be helped, no weights are kept for the backward
+    pass: for a whole row they would be most of a step's memory.
+    """
+    if softcap is not None or sinks is not None:
+        mixed = _by_products(query, key, value, allowed, scaling, softcap, sinks)
+    elif query.device.type == "cpu":
+        mixed = cpu_attention(query, key, value, allowed, scaling)
+    else:
+        groups = query.shape[1] // key.shape[1]
+        keys, values = (heads.repeat_interleave(groups, dim=1) for heads in (key, value))
+        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=allowed, scale=scaling)
+    return mixed.transpose(1, 2).contiguous()
+
+
+def _by_products(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    allowed: Tensor,
+    scaling: float,
     softcap: float | None,
     sinks: Tensor | None,
 ) -> Tensor:
-    """Masked attention: ``(1, H, N, D)`` query and ``(1, K, ...)`` keys and values in, ``(1, N, H, D)`` out.
-
-    SDPA keeps no weights for the backward pass: at N x N a head and layer they would be most of a step's memory.
-    """
-    num_heads, num_tokens, width = query.shape[1:]
+    """``(S, H, Q, D)``, for what no fused function knows. Heads that share a key are the rows of one product."""
+    stretches, num_heads, num_rows, width = query.shape
     kv_heads, num_keys = key.shape[1:3]
-    groups = num_heads // kv_heads
-    if softcap is None and sinks is None:
-        keys, values = (heads.repeat_interleave(groups, dim=1) for heads in (key, value))
-        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=allowed, scale=scaling)
-        return mixed.transpose(1, 2).contiguous()
-    # Heads that share a key are the rows of one product.
-    folded = (query * scaling).reshape(kv_heads, groups * num_tokens, width)
-    scores = torch.bmm(folded, key[0].transpose(1, 2))
+    folded = (query * scaling).reshape(stretches * kv_heads, -1, width)
+    scores = torch.bmm(folded, key.reshape(-1, num_keys, width).transpose(1, 2))
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
-    scores = scores.view(kv_heads, groups, num_tokens, num_keys).masked_fill_(~allowed, torch.finfo(scores.dtype).min)
+    scores = scores.view(stretches, num_heads, num_rows, num_keys).masked_fill_(~allowed, torch.finfo(scores.dtype).min)
     if sinks is not None:
-        sink = sinks.view(kv_heads, groups, 1, 1).expand(-1, -1, num_tokens, 1).to(scores.dtype)
+        sink = sinks.view(1, num_heads, 1, 1).expand(stretches, -1, num_rows, 1).to(scores.dtype)
         scores = torch.cat([scores, sink], dim=-1)
-    weights = torch.softmax(scores, dim=-1, dtype=torch.float32)[..., :num_keys]
-    mixed = torch.bmm(weights.to(value.dtype).reshape(kv_heads, groups * num_tokens, num_keys), value[0])
-    return mixed.view(1, num_heads, num_tokens, value.shape[-1]).transpose(1, 2).contiguous()
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)[..., :num_keys]
+    mixed = torch.bmm(weights.reshape(*folded.shape[:2], num_keys), value.reshape(-1, num_keys, value.shape[-1]))
+    return mixed.view(stretches, num_heads, num_rows, -1)
 
 
 def _attend_in_blocks(
-    query: Tensor, key: Tensor, value: Tensor, tree: PackedTree, blocks: Blocks, window: int | None, scaling: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    tree: PackedTree,
+    blocks: Blocks,
+    window: int | None,
+    *how: Any,
 ) -> Tensor:
     """As :func:`_attend`, but each stretch of the row sees the keys of its own path alone."""
-    groups = query.shape[1] // key.shape[1]
     mixed = []
     for block in blocks.blocks:
         allowed = block.allowed
@@ -77,9 +99,7 @@ def _attend_in_blocks(
             lowest = tree.position_ids[block.rows] - window
             allowed = allowed & (tree.key_positions[block.keys][:, None] > lowest[:, :, None])[:, None]
         asked, keys, values = _picked(query, block.rows), _picked(key, block.keys), _picked(value, block.keys)
-        keys, values = (heads.repeat_interleave(groups, dim=1) for heads in (keys, values))
-        found = F.scaled_dot_product_attention(asked, keys, values, attn_mask=allowed, scale=scaling)
-        mixed.append(found.transpose(1, 2).flatten(2).flatten(0, 1))
+        mixed.append(_attend(asked, keys, values, allowed, *how).flatten(2).flatten(0, 1))
     return F.embedding(blocks.place, torch.cat(mixed)).unflatten(-1, (query.shape[1], -1))[None]
 
 
@@ -138,8 +158,8 @@ def tree_attention(
     if dropout:
         raise ValueError("attention dropout is not supported on a packed tree; set attention_dropout to 0")
     window, softcap, sinks = kwargs.get("sliding_window"), kwargs.get("softcap"), kwargs.get("s_aux")
-    if tree.blocks is not None and softcap is None and sinks is None:
-        return _attend_in_blocks(query, key, value, tree, tree.blocks, window, scaling), None
+    if tree.blocks is not None:
+        return _attend_in_blocks(query, key, value, tree, tree.blocks, window, scaling, softcap, sinks), None
     allowed = tree.visible
     if window is not None:
         allowed = allowed & (tree.key_positions > tree.position_ids[:, None] - window)

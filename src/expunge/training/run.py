@@ -15,6 +15,7 @@ import torch
 from transformers import TrainerCallback, set_seed
 
 from expunge.errors import NonFiniteLossError
+from expunge.models.allocator import kept_memory
 from expunge.models.checkpointing import keep_all
 from expunge.models.gated import refuse_gated
 from expunge.models.guards import Guard, remember_guard
@@ -60,6 +61,7 @@ NOTHING_TO_TRAIN = "nothing to train"
 """Why a run without steps ended."""
 
 
+@kept_memory()
 def train(loaded: LoadedModel, job: Job, *, work: Path, out: Path, cache: Path | None = None) -> dict[str, Any]:
     """Run a job and save its result. Where several processes train, all call it, and the first one writes.
 
