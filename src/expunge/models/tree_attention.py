@@ -112,18 +112,37 @@ def _picked(heads: Tensor, places: Tensor) -> Tensor:
     return F.embedding(places, lines).to(heads.dtype).unflatten(-1, heads.shape[1::2]).transpose(1, 2)
 
 
+def _is_ordinary(module: nn.Module, query: Tensor, mask: Tensor | None, how: dict[str, Any]) -> bool:
+    """Whether what :func:`_attend` does on a CPU is all that is asked for."""
+    causal = getattr(module, "is_causal", True) and how.get("is_causal") in (None, True)
+    plain = causal and not how.get("dropout") and how.get("position_bias") is None
+    return plain and query.device.type == "cpu" and (mask is None or mask.dtype == torch.bool)
+
+
+def _causal(query: Tensor, key: Tensor) -> Tensor:
+    """``(1, 1, Q, K)`` bool: the last Q of K tokens ask, and see what comes before them."""
+    rows, columns = query.shape[2], key.shape[2]
+    return torch.ones(rows, columns, dtype=torch.bool, device=query.device).tril(columns - rows)[None, None]
+
+
+def _scaling(query: Tensor, how: dict[str, Any]) -> float:
+    """What the model says, or the usual ``1 / sqrt(D)``."""
+    given = how.get("scaling")
+    return float(query.shape[-1] ** -0.5 if given is None else given)
+
+
 def _plain_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention without a tree: SDPA, or the model's own eager function where SDPA lacks what the model needs."""
+    """Attention without a tree: the fastest that is as exact, or the model's own where others lack what it needs."""
     if kwargs.get("softcap") is None and kwargs.get("s_aux") is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        if not _is_ordinary(module, query, attention_mask, kwargs):
+            return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        allowed = _causal(query, key) if attention_mask is None else attention_mask
+        return _attend(query, key, value, allowed, _scaling(query, kwargs)), None
     eager = vars(__import__(type(module).__module__, fromlist=["eager_attention_forward"]))["eager_attention_forward"]
     if attention_mask is None:
-        rows, columns = query.shape[2], key.shape[2]
-        attention_mask = torch.ones(rows, columns, dtype=torch.bool, device=query.device).tril(columns - rows)[
-            None, None
-        ]
+        attention_mask = _causal(query, key)
     if attention_mask.dtype == torch.bool:
         lowest = torch.finfo(query.dtype).min
         attention_mask = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill(~attention_mask, lowest)
@@ -151,9 +170,7 @@ def tree_attention(
     _calls["with_tree"] += 1
     if tree.memory is not None:
         key, value = tree.memory(module.layer_idx, key, value)  # type: ignore[arg-type]
-    scaling = kwargs.get("scaling")
-    if scaling is None:
-        scaling = query.shape[-1] ** -0.5
+    scaling = _scaling(query, kwargs)
     dropout = kwargs.get("dropout") or 0.0
     if dropout:
         raise ValueError("attention dropout is not supported on a packed tree; set attention_dropout to 0")
