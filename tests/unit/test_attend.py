@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from expunge.models.cpu_attention import KEPT_KEYS
 from expunge.models.tree_attention import _attend
 
 HEADS, SHARED, ROWS, KEYS, WIDTH = 6, 2, 5, 8, 4
@@ -63,8 +64,8 @@ def test_values_and_gradients_are_those_of_the_definition(
         torch.testing.assert_close(mine.grad.double(), wanted.grad, rtol=0, atol=2 * tolerance)
 
 
-def test_nothing_as_large_as_all_weights_is_kept_for_the_backward_pass() -> None:
-    num_rows = 64
+def test_nothing_as_large_as_all_weights_is_kept_of_long_rows() -> None:
+    num_rows = KEPT_KEYS + 8
     query, key, value = (draw(1, heads, num_rows, 8, seed=1).float().requires_grad_() for heads in (6, 2, 2))
     visible = torch.ones(num_rows, num_rows, dtype=torch.bool).tril()
     kept: list[int] = []
