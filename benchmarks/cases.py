@@ -65,6 +65,10 @@ class Order:
     threads: int = 1
 
 
+FEW_PAIRS = 2
+"""Rounds of what is no headline."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """Sides that are measured in turn, the first of which is what the others are compared with."""
@@ -75,14 +79,23 @@ class Case:
     sides: dict[str, Order]
     """By label."""
     headline: bool = False
-    """Whether it gets all the pairs that are asked for; others get two at most."""
+    """Whether it gets all the pairs that are asked for; others get ``FEW_PAIRS`` at most."""
+    beside: tuple[str, ...] = ()
+    """Sides that are shown for comparison, in the first ``FEW_PAIRS`` rounds only."""
     large: bool = False
     """Whether ``--small`` leaves it out."""
+
+    def sides_of(self, number: int) -> dict[str, Order]:
+        """What round ``number``, counted from 0, measures."""
+        return {label: order for label, order in self.sides.items() if number < FEW_PAIRS or label not in self.beside}
+
+
+ROUTED = "plain, oneDNN"
 
 
 def _versus(order: Order, *, onednn: bool = False) -> dict[str, Order]:
     """The plain way, if wanted also with expunge's matrix route, and ours."""
-    beside = {"plain, oneDNN": replace(order, onednn=True)} if onednn else {}
+    beside = {ROUTED: replace(order, onednn=True)} if onednn else {}
     return {"plain": order} | beside | {"ours": replace(order, way="ours")}
 
 
@@ -114,6 +127,7 @@ def _steps() -> Iterator[Case]:
                 title=f"{title}, {batch} + {batch}",
                 sides=_versus(order, onednn=headline),
                 headline=headline,
+                beside=(ROUTED,),
             )
 
 
@@ -126,6 +140,7 @@ def _others() -> Iterator[Case]:
         title="NPO, 8 + 8, autocast",
         sides={"plain": npo, "plain, bf16": low, "ours, bf16": replace(low, way="ours")},
         headline=True,
+        beside=("plain, bf16",),
     )
     ours = replace(npo, way="ours")
     yield Case(
@@ -139,7 +154,12 @@ def _others() -> Iterator[Case]:
     small = replace(suite, forget=10, retain=25, others=10)
     title = "forget01: {0.forget} forget, {0.retain} retain, {0.others} of each other set"
     yield Case(
-        name="tofu-small", group="suite", title=title.format(small), sides=_versus(small, onednn=True), headline=True
+        name="tofu-small",
+        group="suite",
+        title=title.format(small),
+        sides=_versus(small, onednn=True),
+        headline=True,
+        beside=(ROUTED,),
     )
     yield Case(name="tofu", group="suite", title=title.format(suite), sides=_versus(suite), large=True)
 

@@ -16,15 +16,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases import CASES, Case, Order, pick_cases
+from benchmarks.cases import CASES, FEW_PAIRS, Case, Order, pick_cases
 from benchmarks.page import markdown, write_page
 from benchmarks.summary import difference
 from expunge.errors import ResourceError, UserError
 
 ROOT = Path(__file__).parents[1]
 DEFAULT_OUT = Path("benchmark-results") / "results.json"
-FEW_PAIRS = 2
-"""Pairs of the cases that are no headline."""
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -135,7 +133,7 @@ def run_case(case: Case, store: Store, *, pairs: int, again: bool) -> str:
     kept = store.content["cases"][case.name]
     while len(rounds) < pairs and not kept["refused"]:
         found: dict[str, Any] = {}
-        for label, order in case.sides.items():
+        for label, order in case.sides_of(len(rounds)).items():
             print(f"{case.name}: round {len(rounds) + 1} of {pairs}, {label}", file=sys.stderr, flush=True)
             try:
                 found[label] = ask(order)

@@ -39,6 +39,8 @@ def difference(case: Case, found: Round) -> str:
     """
     anchors: dict[tuple[str, str], str] = {}
     for label, order in case.sides.items():
+        if label not in found:
+            continue
         anchor = anchors.setdefault((order.method, precision(order)), label)
         if anchor != label and (reason := _differ(found[anchor], found[label], TOLERANCE[precision(order)])):
             return f"{label} against {anchor}: {reason}"
@@ -139,6 +141,7 @@ def summarise(case: Case, rounds: Sequence[Round]) -> list[Line]:
 
 def _line(case: Case, rounds: Sequence[Round], label: str) -> Line:
     first = next(iter(case.sides))
+    rounds = [found for found in rounds if label in found]
     order, base = case.sides[label], case.sides[first]
     anchor = next(name for name, other in case.sides.items() if _alike(order, other))
     seconds = [step_seconds(order, found[label]) for found in rounds]
@@ -155,7 +158,7 @@ def _line(case: Case, rounds: Sequence[Round], label: str) -> Line:
         highest=max(ratios),
         all_in=median(whole),
         memory=median(found[label]["peak"] / found[first]["peak"] for found in rounds),
-        loss_error=max(_loss_error(found[anchor], found[label]) for found in rounds),
+        loss_error=max(_loss_error(found[anchor], found[label]) for found in rounds if anchor in found),
         tokens_per_second=own[0]["tokens"] / median(seconds),
         flops_per_second=own[0]["flops"] / median(seconds),
         route=own[0]["route"],

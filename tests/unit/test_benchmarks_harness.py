@@ -228,6 +228,16 @@ def test_rounds_are_interleaved_and_not_measured_twice(tmp_path: Path, monkeypat
     assert len(json.loads(out.read_text())["cases"]["grad_diff-4"]["rounds"]) == 1
 
 
+def test_sides_shown_for_comparison_get_two_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = Asked()
+    monkeypatch.setattr(run, "ask", asked)
+    assert bench(tmp_path / "results.json", "--cases", "npo-8,npo-bf16-8", "--pairs", "3") == 0
+    assert asked.ways == 2 * (["plain", "plain", "ours"] * 2 + ["plain", "ours"])
+    assert "| ours | 0.50 |" in capsys.readouterr().out
+
+
 def test_other_settings_are_not_mixed_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
