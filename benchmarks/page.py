@@ -45,6 +45,8 @@ def markdown(results: Results) -> str:
             parts.append(f"### {title}\n\n{table}")
     if shares := _shares(results):
         parts.append(f"### Share of the matrix rate\n\n{shares}")
+    if foreseen := _foreseen(results):
+        parts.append(f"### What a dry run says\n\n{foreseen}")
     if refused := _refused(results):
         parts.append(f"### Not reported\n\n{refused}")
     return "\n\n".join(parts) + "\n"
@@ -138,6 +140,21 @@ def _shares(results: Results) -> str:
         return ""
     table = _table(["case", "side", "GF/s", "route", "of its route", "of the default route"], rows)
     return f"{table}\n\n{_peer_line(results)}".rstrip()
+
+
+def _foreseen(results: Results) -> str:
+    """Estimates of ours, over what was measured."""
+    rows = []
+    for case, lines in measured_cases(results):
+        kept = results["cases"][case.name].get("foreseen", {})
+        for line in lines:
+            if found := kept.get(line.label):
+                told = [found["seconds"], line.run_seconds, found["memory"] / 2**30, line.peak / 2**30]
+                off = [f"{told[at] / told[at + 1]:.2f}" for at in (0, 2)]
+                shown = [f"{value:.1f}" for value in told]
+                rows.append([case.name, line.label, *shown[:2], off[0], *shown[2:], off[1]])
+    head = ["case", "side", "foreseen, s", "measured, s", "ratio", "foreseen, GB", "measured, GB", "ratio"]
+    return _table(head, rows) if rows else ""
 
 
 def _peer_line(results: Results) -> str:

@@ -67,8 +67,8 @@ def fitted(case: Case, options: argparse.Namespace) -> Case:
     return replace(case, sides=sides)
 
 
-def ask(order: Order) -> dict[str, Any]:
-    """What a fresh process measured.
+def ask(order: Order, module: str = "benchmarks.worker") -> dict[str, Any]:
+    """What a fresh process measured, or what another module says of the order.
 
     Raises:
         UserError: what the process says of an order that it cannot do.
@@ -78,7 +78,7 @@ def ask(order: Order) -> dict[str, Any]:
     threads = str(order.threads)
     path = os.pathsep.join(filter(None, (str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONPATH": path}
-    command = [sys.executable, "-m", "benchmarks.worker", json.dumps(asdict(order))]
+    command = [sys.executable, "-m", module, json.dumps(asdict(order))]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if ended.returncode in (2, 3):
         kind = UserError if ended.returncode == 2 else ResourceError
@@ -147,6 +147,15 @@ def run_case(case: Case, store: Store, *, pairs: int, again: bool) -> str:
     return kept["refused"]
 
 
+def foresee_case(case: Case, store: Store) -> None:
+    """Put what a dry run says of our sides beside what was measured."""
+    kept = store.content["cases"][case.name]
+    for label, order in case.sides.items():
+        if order.way == "ours" and kept["rounds"]:
+            kept.setdefault("foreseen", {})[label] = ask(order, "benchmarks.foresight")
+    store.save()
+
+
 def measure_cases(cases: Sequence[Case], options: argparse.Namespace, *, device: str) -> int:
     """Measure, print the tables; 1 where a case is refused."""
     store = Store(options.out)
@@ -160,6 +169,7 @@ def measure_cases(cases: Sequence[Case], options: argparse.Namespace, *, device:
         pairs = options.pairs if case.headline else min(options.pairs, FEW_PAIRS)
         if reason := run_case(case, store, pairs=pairs, again=False):
             refused[case.name] = reason
+        foresee_case(case, store)
     print(markdown(store.content))
     for name, reason in refused.items():
         print(f"{name} is not reported: {reason}", file=sys.stderr)

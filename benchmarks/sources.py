@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from benchmarks.cases import FORGET_ROWS, Order
 from expunge.benchmarks.base import Benchmark
 from expunge.benchmarks.table import load_benchmark
 from expunge.data.rows import Row
 from expunge.errors import ModelError
-from expunge.models.load import LoadedModel, load_model
+from expunge.models.load import DTYPES, LoadedModel, load_model
 
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -130,36 +134,45 @@ def open_model(order: Order, sets: Sets) -> LoadedModel:
     Raises:
         ModelError: for a device that is not there, or a model that cannot be had.
     """
-    options: dict[str, Any] = {"max_length": order.length, "dtype": order.dtype, "device": order.device}
+    with model_place(order, sets) as place:
+        return load_model(place, max_length=order.length, dtype=order.dtype, device=order.device)
+
+
+@contextmanager
+def model_place(order: Order, sets: Sets, *, weights: bool = True) -> Iterator[str]:
+    """Where the order's model can be read: a name, or a folder for as long as the block runs.
+
+    Args:
+        order: names the model, or a shape that is filled with random weights.
+        sets: rows that a shape's tokenizer is trained on.
+        weights: whether a shape's are wanted.
+    """
     if order.model not in SHAPES:
-        return load_model(order.model, **options)
-    texts = [text for row in (*sets.forget, *sets.retain) for text in (row.prompt, row.answer)]
-    with tempfile.TemporaryDirectory(prefix="expunge-benchmark-") as folder:
-        _write_random(Path(folder), order, texts)
-        return load_model(folder, **options)
-
-
-def _write_random(folder: Path, order: Order, texts: Sequence[str]) -> None:
-    """Save random weights of a shape, with a tokenizer that was trained on the rows."""
-    import torch
-    from transformers import AutoModelForCausalLM, LlamaConfig
-
-    from expunge.models.load import DTYPES
-
+        yield order.model
+        return
     if order.device != "cpu" and not torch.cuda.is_available():
         raise ModelError(f"device {order.device!r} is not available here: torch finds no CUDA")
     shape = SHAPES[order.model]
     ends: dict[str, Any] = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": 1}
+    config = LlamaConfig(**shape, **ends, max_position_embeddings=POSITIONS, architectures=["LlamaForCausalLM"])
+    texts = [text for row in (*sets.forget, *sets.retain) for text in (row.prompt, row.answer)]
+    with tempfile.TemporaryDirectory(prefix="expunge-benchmark-") as folder:
+        config.save_pretrained(folder)
+        if weights:
+            _write_random(folder, config, order)
+        _tokenizer(texts, min(shape["vocab_size"], MOST_WORDS)).save_pretrained(folder)
+        yield folder
+
+
+def _write_random(folder: str, config: LlamaConfig, order: Order) -> None:
     torch.manual_seed(order.seed)
     # A large model is drawn where it is fast, and leaves the device again before it is loaded.
     with torch.device(order.device):
-        config = LlamaConfig(**shape, **ends, max_position_embeddings=POSITIONS)
         model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[order.dtype])
     model.to("cpu").save_pretrained(folder)
     del model
     if order.device != "cpu":
         torch.cuda.empty_cache()
-    _tokenizer(texts, min(shape["vocab_size"], MOST_WORDS)).save_pretrained(folder)
 
 
 def _tokenizer(texts: Sequence[str], words: int) -> Any:

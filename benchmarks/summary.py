@@ -97,6 +97,8 @@ class Line:
     """Range of that ratio over rounds."""
     all_in: float
     """The same ratio for a whole run, one-off costs and slow first steps included."""
+    run_seconds: float
+    """Median over rounds of a whole run."""
     memory: float
     """Peak over the first side's: median over rounds."""
     loss_error: float
@@ -157,6 +159,7 @@ def _line(case: Case, rounds: Sequence[Round], label: str) -> Line:
         lowest=min(ratios),
         highest=max(ratios),
         all_in=median(whole),
+        run_seconds=median(run_seconds(order, answer) for answer in own),
         memory=median(found[label]["peak"] / found[first]["peak"] for found in rounds),
         loss_error=max(_loss_error(found[anchor], found[label]) for found in rounds if anchor in found),
         tokens_per_second=own[0]["tokens"] / median(seconds),

@@ -193,7 +193,10 @@ class Asked:
         self.ways: list[str] = []
         self.lasts = lasts
 
-    def __call__(self, order: Order) -> dict[str, Any]:
+    def __call__(self, order: Order, module: str = "benchmarks.worker") -> dict[str, Any]:
+        if module == "benchmarks.foresight":
+            assert order.way == "ours"
+            return {"seconds": 10.0, "memory": 3 * 2**29}
         if order.kind == "machine":
             return MACHINE
         if len(self.ways) == self.lasts:
@@ -235,7 +238,10 @@ def test_sides_shown_for_comparison_get_two_rounds(
     monkeypatch.setattr(run, "ask", asked)
     assert bench(tmp_path / "results.json", "--cases", "npo-8,npo-bf16-8", "--pairs", "3") == 0
     assert asked.ways == 2 * (["plain", "plain", "ours"] * 2 + ["plain", "ours"])
-    assert "| ours | 0.50 |" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "| ours | 0.50 |" in said
+    # 50 steps of 0.5 s; 1 GB was measured.
+    assert "| npo-8 | ours | 10.0 | 25.0 | 0.40 | 1.5 | 1.0 | 1.50 |" in said
 
 
 def test_other_settings_are_not_mixed_in(
@@ -299,3 +305,13 @@ def test_nothing_measured_is_said_and_a_page_without_marks_is_refused(tmp_path: 
 def test_the_page_has_a_place_for_either_machine() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert all(text.count(mark) == 1 for section in ("cpu", "gpu") for mark in marks(section))
+
+
+@pytest.mark.parametrize("name", ["npo-8", "grun-8", "tofu-small"])
+def test_what_a_dry_run_says_of_a_case_needs_no_weights(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.foresight import foresee
+
+    monkeypatch.delenv("EXPUNGE_DATA", raising=False)
+    found = foresee(shrunk(CASES[name]).sides["ours"])
+    assert 0 < found.seconds < 100
+    assert 1e8 < found.memory < 1e11

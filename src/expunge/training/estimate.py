@@ -46,6 +46,8 @@ class StageCost:
     tokens: int | None = None
     """Computed in forward passes, shared beginnings once."""
     seconds: float | None = None
+    files_seconds: float = 0.0
+    """Of them, what is spent on reading, hashing and writing weights."""
     memory: int | None = None
     """Bytes at the peak: of the process on a CPU, of the device elsewhere."""
     note: str = ""
@@ -92,11 +94,13 @@ def training_cost(outline: Outline, job: Job, machine: Machine) -> StageCost:
     assert found.need is not None
     # Weights are hashed and read at the beginning, and written at the end unless an adapter is.
     copies = 3 if make_scope(job.scope).folder == "model" else 2
+    files = stage_seconds(shape, machine.rates, copies=copies)
     return StageCost(
         rows=sum(len(rows) for rows in streams.rows.values()),
         steps=streams.plan.num_steps,
         tokens=round(computed.tokens),
-        seconds=seconds + stage_seconds(shape, machine.rates, copies=copies),
+        seconds=seconds + files,
+        files_seconds=files,
         memory=machine.base + found.need.total,
         note=found.note,
     )
