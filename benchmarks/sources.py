@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from benchmarks.cases import FORGET_ROWS, Order
@@ -160,6 +161,8 @@ def model_place(order: Order, sets: Sets, *, weights: bool = True) -> Iterator[s
         config.save_pretrained(folder)
         if weights:
             _write_random(folder, config, order)
+        else:
+            save_file({}, f"{folder}/model.safetensors")
         _tokenizer(texts, min(shape["vocab_size"], MOST_WORDS)).save_pretrained(folder)
         yield folder
 

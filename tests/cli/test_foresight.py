@@ -22,6 +22,7 @@ def _no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that multiplies at a rate known beforehand."""
     monkeypatch.setattr(cost, "matmul_rate", lambda *shape, **kinds: 1e9)
     monkeypatch.setattr(cost, "copy_rate", lambda device: 1e9)
+    monkeypatch.setattr(cost, "touch_rate", lambda device: 1e9)
 
 
 @pytest.fixture
@@ -178,6 +179,7 @@ def test_a_half_made_stage_resumes(model_folder: Path, data: dict[str, Path], tm
 def fast_doctor(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     monkeypatch.setattr(doctor, "matmul_rate", lambda *shape, **kinds: 5e10)
     monkeypatch.setattr(doctor, "copy_rate", lambda device: 2e10)
+    monkeypatch.setattr(doctor, "touch_rate", lambda device: 3e9)
     monkeypatch.delenv("EXPUNGE_DATA", raising=False)
     return lambda *words: cli("doctor", *words)
 

@@ -196,7 +196,7 @@ class Asked:
     def __call__(self, order: Order, module: str = "benchmarks.worker") -> dict[str, Any]:
         if module == "benchmarks.foresight":
             assert order.way == "ours"
-            return {"seconds": 10.0, "memory": 3 * 2**29}
+            return {"seconds": 10.0, "memory": 1500}
         if order.kind == "machine":
             return MACHINE
         if len(self.ways) == self.lasts:
@@ -240,8 +240,8 @@ def test_sides_shown_for_comparison_get_two_rounds(
     assert asked.ways == 2 * (["plain", "plain", "ours"] * 2 + ["plain", "ours"])
     said = capsys.readouterr().out
     assert "| ours | 0.50 |" in said
-    # 50 steps of 0.5 s; 1 GB was measured.
-    assert "| npo-8 | ours | 10.0 | 25.0 | 0.40 | 1.5 | 1.0 | 1.50 |" in said
+    # 50 steps of 0.5 s; 1000 bytes were measured.
+    assert "| npo-8 | ours | 10.0 | 25.0 | 0.40 | 0.0 | 0.0 | 1.50 |" in said
 
 
 def test_other_settings_are_not_mixed_in(

@@ -85,7 +85,7 @@ def test_seconds_are_operations_over_the_rate() -> None:
     share = Calibration(
         train=0.5, forward=0.25, decode=0.1, pass_seconds=1e-3, optimizer_passes=10, disk=1e6, start_seconds=1
     )
-    rates = Rates(blocks=1000.0, head=500.0, half=4000.0, copy=100.0, calibration=share)
+    rates = Rates(blocks=1000.0, head=500.0, half=4000.0, copy=100.0, touch=50.0, calibration=share)
     flops = (2000.0, 1000.0)
     assert seconds_of(flops, rates, SHAPE, LOAD, train=True) == pytest.approx(4 / 0.5 + 3 * 2 * 4 * 1e-3)
     assert seconds_of(flops, rates, SHAPE, LOAD, train=False) == pytest.approx(4 / 0.25 + 2 * 4 * 1e-3)
@@ -139,4 +139,4 @@ def test_steps_are_cut_as_training_cuts_them(load_tiny: Any) -> None:
 
 def test_rates_are_measured_on_the_models_own_shapes() -> None:
     rates = Rates.measure(SHAPE, torch.device("cpu"))
-    assert min(rates.blocks, rates.head, rates.half, rates.copy) > 0
+    assert min(rates.blocks, rates.head, rates.half, rates.copy, rates.touch) > 0

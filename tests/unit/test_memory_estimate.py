@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -297,4 +298,6 @@ def test_fast_bfloat16_is_in_the_processors_flags(tmp_path: Path, text: str, fas
 def test_rates_are_positive_and_need_no_time() -> None:
     assert machine.matmul_rate(8, 8, 8, dtype=torch.float32, device=CPU, seconds=0) > 0
     assert machine.copy_rate(CPU, num_bytes=1 << 12, seconds=0) > 0
+    assert 0 < machine.touch_rate(CPU, num_bytes=1 << 16) < math.inf
+    assert machine.touch_rate(torch.device("cuda")) == math.inf
     assert machine.used_memory() > 1e6

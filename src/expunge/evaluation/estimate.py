@@ -78,13 +78,15 @@ def evaluation_cost(
         read = sum(prompt + length for prompt, length in lengths)
         answers = Workload(passes=read / part.pack_tokens, tokens=read, labels=read / 2, pairs=read * part.pack_tokens)
         seconds += seconds_of(forward_flops(shape, answers), rates, shape, answers, train=False)
+    peak = _peak(shape, load, lengths, part)
+    seconds += peak / rates.touch
     files = stage_seconds(shape, rates, copies=copies)
     return StageCost(
         rows=sum(len(members) for members in rows.values()),
         tokens=round(load.tokens + sum(length for _, length in lengths)),
         seconds=seconds + files,
         files_seconds=files,
-        memory=machine.base + shape.weight_bytes + _peak(shape, load, lengths, part),
+        memory=machine.base + shape.weight_bytes + peak,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -127,6 +129,22 @@ def copy_rate(device: torch.device, *, num_bytes: int = 1 << 26, seconds: float 
     source = torch.ones(num_bytes // 4, device=device)
     target = torch.empty_like(source)
     return 2 * num_bytes / _fastest(lambda: target.copy_(source), device, seconds)
+
+
+def touch_rate(device: torch.device, *, num_bytes: int = 1 << 28) -> float:
+    """Bytes of main memory a second that the system hands out when they are first touched; infinite on a GPU.
+
+    Asked for in huge pages, as :func:`~expunge.models.allocator.kept_memory` does.
+    """
+    if device.type != "cpu":
+        return math.inf
+    with mmap.mmap(-1, num_bytes) as fresh:
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            fresh.madvise(mmap.MADV_HUGEPAGE)
+        started = time.perf_counter()
+        for page in range(0, num_bytes, mmap.PAGESIZE):
+            fresh[page] = 1
+        return num_bytes / (time.perf_counter() - started)
 
 
 def _fastest(work: Callable[[], object], device: torch.device, seconds: float) -> float:

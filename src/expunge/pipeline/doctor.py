@@ -15,7 +15,7 @@ import torch
 
 from expunge.models.fetch import FOLDER, MINILM_FOLDER, default_cache, is_complete
 from expunge.models.load import pick_device
-from expunge.models.machine import copy_rate, free_memory, has_fast_bf16, matmul_rate, total_memory
+from expunge.models.machine import copy_rate, free_memory, has_fast_bf16, matmul_rate, total_memory, touch_rate
 from expunge.pipeline.environment import environment
 from expunge.training.memory import pass_tokens
 from expunge.training.precision import uses_bf16
@@ -60,6 +60,7 @@ def examine() -> Examination:
         "device": str(device),
         "matmul_gflops": _rates(device),
         "copy_gb_per_second": round(copy_rate(device) / 1e9, 1),
+        "fresh_memory_gb_per_second": round(touch_rate(device) / 1e9, 1) if device.type == "cpu" else None,
         "bf16_in_hardware": has_fast_bf16(device),
         "memory_gb": _memory(torch.device("cpu")),
         "gpu_memory_gb": [_memory(torch.device("cuda", n)) for n in range(torch.cuda.device_count())],

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from expunge.models.machine import copy_rate, has_fast_bf16, matmul_rate
+from expunge.models.machine import copy_rate, has_fast_bf16, matmul_rate, touch_rate
 from expunge.models.shape import ModelShape, Moved
 from expunge.training.workload import Workload
 
@@ -64,6 +64,8 @@ class Rates:
     """Of a product inside a block in bfloat16."""
     copy: float
     """Bytes read and written a second."""
+    touch: float
+    """Bytes a second of memory that is used for the first time."""
     calibration: Calibration
 
     @classmethod
@@ -81,6 +83,7 @@ class Rates:
             # Where it is no faster it may be slower by far, and is not worth waiting for.
             half=rate(shape.intermediate, half) if has_fast_bf16(device) else blocks / 2,
             copy=copy_rate(device),
+            touch=touch_rate(device),
             calibration=CALIBRATION.get(device.type, CALIBRATION["cpu"]),
         )
 

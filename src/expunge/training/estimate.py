@@ -92,6 +92,7 @@ def training_cost(outline: Outline, job: Job, machine: Machine) -> StageCost:
     seconds += streams.plan.num_steps * optimizer_seconds(moved, machine.rates)
     seconds += _start_seconds(streams, shape, moved, machine.rates, bf16=bf16)
     assert found.need is not None
+    seconds += found.need.growth / machine.rates.touch
     # Weights are hashed and read at the beginning, and written at the end unless an adapter is.
     copies = 3 if make_scope(job.scope).folder == "model" else 2
     files = stage_seconds(shape, machine.rates, copies=copies)
