@@ -63,7 +63,7 @@ class RoomyLayer(DynamicLayer):
 
 
 def _buffer(old: Tensor | None, new: Tensor, room: int) -> Tensor:
-    """``(B, H, room, D)``, beginning with ``old``; memory that is not written to is not taken on a CPU."""
+    """``(B, H, room, D)``, beginning with ``old``."""
     buffer = new.new_empty(*new.shape[:2], room, new.shape[-1])
     if old is not None:
         buffer[:, :, : old.shape[-2]] = old

@@ -16,13 +16,16 @@ from functools import cache
 
 import torch
 
-from expunge.models.machine import free_memory
+from expunge.models.machine import free_memory, used_memory
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 """Numbers of glibc's ``mallopt``."""
 _NEVER = -1
 _GROW = 1 << 26
 """Bytes by which the heap grows at a time, where it has to."""
+
+SLACK = 1 << 28
+"""Bytes of holes that are put up with."""
 
 _state = {"kept": False}
 
@@ -38,12 +41,38 @@ def kept_memory() -> Iterator[None]:
         yield
         return
     _state["kept"] = True
+    # What an earlier model left lies in holes.
+    library.malloc_trim(0)
     _keep(library)
     try:
         yield
     finally:
         _state["kept"] = False
         library.malloc_trim(0)
+
+
+class Holes:
+    """Watches what lies free between tensors of changing sizes, and gives it back where it comes to much.
+
+    What was put behind a tensor, or into the hole that it left, keeps the next one of its size out. So a training would
+    come to hold more with every step.
+    """
+
+    def __init__(self) -> None:
+        self.most = 0
+        """Bytes that work was seen to need when it began without holes."""
+        self._fresh = True
+
+    def look(self) -> bool:
+        """Once a step; returns whether something was given back."""
+        held = used_memory()
+        if self._fresh or held <= self.most:
+            self.most, self._fresh = max(self.most, held), False
+        elif held > self.most + SLACK and _state["kept"] and (library := _glibc()):
+            library.malloc_trim(0)
+            self._fresh = True
+            return True
+        return False
 
 
 @cache
