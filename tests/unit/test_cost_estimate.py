@@ -22,6 +22,7 @@ from expunge.training.cost import (
     forward_flops,
     optimizer_seconds,
     seconds_of,
+    traffic_seconds,
     training_flops,
 )
 from expunge.training.workload import Workload, reference_load, training_load
@@ -83,7 +84,15 @@ def test_the_formula_is_torchs_own_count(scope: dict[str, Any]) -> None:
 
 def test_seconds_are_operations_over_the_rate() -> None:
     share = Calibration(
-        train=0.5, forward=0.25, decode=0.1, pass_seconds=1e-3, optimizer_passes=10, disk=1e6, start_seconds=1
+        train=0.5,
+        forward=0.25,
+        decode=0.1,
+        traffic=3,
+        pass_seconds=1e-3,
+        decode_seconds=2e-3,
+        optimizer_passes=10,
+        disk=1e6,
+        start_seconds=1,
     )
     rates = Rates(blocks=1000.0, head=500.0, half=4000.0, copy=100.0, touch=50.0, calibration=share)
     flops = (2000.0, 1000.0)
@@ -95,7 +104,8 @@ def test_seconds_are_operations_over_the_rate() -> None:
     busy = 2 * 2800 * 20 / (1000 * 0.1)
     assert decode_seconds(SHAPE, rates, row_steps=20, steps=0) == pytest.approx(busy)
     # With a single row reading the weights takes longer than multiplying by them.
-    assert decode_seconds(SHAPE, rates, row_steps=20, steps=20) == pytest.approx(20 * 112 + 20 * 4 * 1e-3)
+    assert decode_seconds(SHAPE, rates, row_steps=20, steps=20) == pytest.approx(20 * 112 + 20 * 4 * 2e-3)
+    assert traffic_seconds(500, rates) == 3 * 500 / 100
 
 
 def test_a_load_counts_shared_beginnings_once() -> None:

@@ -22,11 +22,11 @@ from expunge.training.workload import Workload
 Answering = Literal["learnt", "changed", "own"]
 """How a model answers: as it was taught, differently since, or in its own words."""
 # Tokens that are generated of an answer of g tokens where at most m are allowed. What a model has by heart, scoring has
-# shown already and is not generated again; one that was changed may say anything; one in its own words goes on.
+# shown already and is not generated again; one that was changed may say anything; one in its own words says more.
 _LENGTHS: Mapping[Answering, Callable[[int, int], float]] = {
     "learnt": lambda gold, most: 0.5 * gold,
     "changed": lambda gold, most: (gold + most) / 2,
-    "own": lambda gold, most: most,
+    "own": lambda gold, most: 0.7 * most,
 }
 SCORING_COPIES = 2
 """Copies of a pack's logits in float32 that live at once: the model's own, and what is computed of them."""

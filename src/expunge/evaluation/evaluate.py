@@ -26,7 +26,6 @@ from expunge.evaluation.metrics import (
 )
 from expunge.evaluation.scorer import greedy_beginnings, mean_losses, score_sequences
 from expunge.evaluation.suites import Measure, Probe, Suite, measures_of
-from expunge.models.allocator import kept_memory
 from expunge.models.load import LoadedModel
 from expunge.parallel import from_first, process_number
 from expunge.progress import bar, say
@@ -56,7 +55,6 @@ class MeasurePlan:
     seed: int = 0
 
 
-@kept_memory()
 def evaluate_model(
     loaded: LoadedModel,
     probes: Mapping[str, Sequence[Row]],

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from expunge.data.tree import TokenSequence, pack_units
 from expunge.evaluation.metrics import TokenScores
+from expunge.models.allocator import kept_memory
 from expunge.models.forward import LabelledRows, labelled_rows
 from expunge.models.gated import gates_of
 from expunge.models.load import LoadedModel
@@ -24,6 +25,7 @@ CHUNK_ROWS = 16
 
 
 @torch.no_grad()
+@kept_memory()
 def score_sequences(
     loaded: LoadedModel, sequences: SequenceOf[TokenSequence], *, pack_tokens: int = 1024, update: Bar | None = None
 ) -> list[TokenScores]:

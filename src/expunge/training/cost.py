@@ -26,8 +26,12 @@ class Calibration:
     """Share in passes without gradients."""
     decode: float
     """Share in generation, one token of each row at a time."""
+    traffic: float
+    """How often training reads or writes, besides its products, what blocks keep for the backward pass."""
     pass_seconds: float
     """Of each forward pass besides, by block: launching kernels, Python."""
+    decode_seconds: float
+    """The same of each token that is written."""
     optimizer_passes: float
     """How often a step reads or writes a trained weight: gradient, states, norm, update, zeroing."""
     disk: float
@@ -36,14 +40,30 @@ class Calibration:
     """Of each stage besides: tokenizer, self-check, files."""
 
 
-# CPU: stages of the demo and of a TOFU run with SmolLM2-135M on two cores of an AMD EPYC with AVX2, torch 2.13.
+# CPU: the benchmark's cases with SmolLM2-135M on two cores of an AMD EPYC with AVX512-BF16, torch 2.13.
 # CUDA: not measured yet; shares that large models are known to reach in bfloat16.
 CALIBRATION = {
     "cpu": Calibration(
-        train=0.5, forward=0.55, decode=0.15, pass_seconds=2e-4, optimizer_passes=10, disk=4e8, start_seconds=2.0
+        train=0.95,
+        forward=0.8,
+        decode=0.46,
+        traffic=8,
+        pass_seconds=2e-4,
+        decode_seconds=1.5e-3,
+        optimizer_passes=10,
+        disk=4e8,
+        start_seconds=2.0,
     ),
     "cuda": Calibration(
-        train=0.4, forward=0.45, decode=0.3, pass_seconds=4e-4, optimizer_passes=10, disk=1e9, start_seconds=4.0
+        train=0.4,
+        forward=0.45,
+        decode=0.3,
+        traffic=0,
+        pass_seconds=4e-4,
+        decode_seconds=4e-4,
+        optimizer_passes=10,
+        disk=1e9,
+        start_seconds=4.0,
     ),
 }
 RATE_TOKENS = 384
@@ -147,6 +167,16 @@ def seconds_of(
     return busy / share + load.passes * shape.num_layers * rates.calibration.pass_seconds * (3 if train else 1)
 
 
+def traffic_seconds(kept: float, rates: Rates) -> float:
+    """Of passes with gradients, besides their products.
+
+    Args:
+        kept: bytes that blocks keep for the backward pass, all passes together.
+        rates: of this machine.
+    """
+    return rates.calibration.traffic * kept / rates.copy
+
+
 def optimizer_seconds(moved: Moved, rates: Rates) -> float:
     """Of one update: every trained weight's gradient and states are read and written."""
     return rates.calibration.optimizer_passes * moved.gradient_bytes / rates.copy
@@ -163,7 +193,7 @@ def decode_seconds(shape: ModelShape, rates: Rates, *, row_steps: float, steps: 
     """
     busy = 2 * (shape.block_params + shape.head_params) * row_steps / (rates.blocks * rates.calibration.decode)
     reading = steps * shape.weight_bytes / rates.copy
-    return max(busy, reading) + steps * shape.num_layers * rates.calibration.pass_seconds
+    return max(busy, reading) + steps * shape.num_layers * rates.calibration.decode_seconds
 
 
 def stage_seconds(shape: ModelShape, rates: Rates, *, copies: int) -> float:

@@ -24,11 +24,13 @@ from expunge.training.cost import (
     optimizer_seconds,
     seconds_of,
     stage_seconds,
+    traffic_seconds,
     training_flops,
 )
 from expunge.training.job import Job, job_streams
-from expunge.training.memory import Fit, MemoryNeed, fit, training_need
+from expunge.training.memory import Fit, MemoryNeed, block_bytes, fit, training_need
 from expunge.training.precision import uses_bf16
+from expunge.training.prefix import MEMORY_SHARE
 from expunge.training.sizing import pass_settings
 from expunge.training.streams import Streams
 from expunge.training.workload import reference_load, sampled_units, training_load
@@ -86,9 +88,12 @@ def training_cost(outline: Outline, job: Job, machine: Machine) -> StageCost:
     found = _fit(job, streams, shape, moved, machine, layer, bf16=bf16)
     load = training_load(steps, streams.plan.num_steps, found.micro_batch_tokens)
     computed = load.answers() if moved.edits_alone else load
-    settings = pass_settings(job.part, job.terms, layer=layer, checkpoint=False)
+    settings = pass_settings(replace(job.part, bf16=bf16), job.terms, layer=layer, checkpoint=False)
     flops = training_flops(shape, moved, computed, checkpoint=found.checkpoint_activations, top=settings.top)
     seconds = seconds_of(flops, machine.rates, shape, computed, bf16=bf16, train=True)
+    each = block_bytes(shape, round(computed.tokens / computed.passes), settings) if computed.passes else 0
+    depth = shape.num_layers if settings.top is None else settings.top + 1
+    seconds += traffic_seconds(computed.passes * max(depth - moved.first_block, 0) * each, machine.rates)
     seconds += streams.plan.num_steps * optimizer_seconds(moved, machine.rates)
     seconds += _start_seconds(streams, shape, moved, machine.rates, bf16=bf16)
     assert found.need is not None
@@ -130,6 +135,9 @@ def _fit(
 ) -> Fit:
     steps = sampled_units(streams)
     kept = _kept_bytes(streams, shape, moved, copies=2 if job.rules else 0) + (shape.weight_bytes if job.edit else 0)
+    prefix = _prefix_bytes(streams, shape, moved)
+    if machine.room is None or prefix <= MEMORY_SHARE * machine.room:
+        kept += prefix
     part = replace(job.part, bf16=bf16)
 
     def need(tokens: int, checkpoint: bool) -> MemoryNeed:
@@ -152,6 +160,25 @@ def _kept_bytes(streams: Streams, shape: ModelShape, moved: Moved, *, copies: in
     return kept
 
 
+def _shown(streams: Streams) -> dict[TokenSequence, None]:
+    """Every sequence of the plan, once."""
+    units = (unit for step in range(streams.plan.num_steps) for unit in streams.units(step))
+    return dict.fromkeys(s for unit in units for s in unit.answers.values())
+
+
+def _prefix_bytes(streams: Streams, shape: ModelShape, moved: Moved) -> int:
+    """What frozen blocks put out, as long as it is in memory: states, and before gates the prompts' keys and values."""
+    if not moved.first_block:
+        return 0
+    shown = _shown(streams)
+    if not moved.edits_alone:
+        return shape.element * shape.hidden * sum(len(s.ids) for s in shown)
+    prompts = {s.ids[: s.first_label - 1] for s in shown}
+    above = shape.num_layers - moved.first_block
+    remembered = 2 * above * shape.key_width * sum(len(prompt) for prompt in prompts)
+    return shape.element * (remembered + shape.hidden * sum(s.num_labels for s in shown))
+
+
 def _start_seconds(streams: Streams, shape: ModelShape, moved: Moved, rates: Rates, *, bf16: bool) -> float:
     """Of the reference's passes, and of those that fill the cache of frozen blocks."""
     needs = ("reference_logps", "reference_logits", "reference_hidden")
@@ -159,8 +186,7 @@ def _start_seconds(streams: Streams, shape: ModelShape, moved: Moved, rates: Rat
     reference = reference_load(asked, PACK_TOKENS)
     seconds = seconds_of(forward_flops(shape, reference), rates, shape, reference, bf16=bf16, train=False)
     if moved.first_block:
-        units = (unit for step in range(streams.plan.num_steps) for unit in streams.units(step))
-        filled = reference_load((s for unit in units for s in unit.answers.values()), PACK_TOKENS)
+        filled = reference_load(_shown(streams), PACK_TOKENS)
         # Of prompts before gates the keys and values of all blocks are kept.
         last = shape.num_layers if moved.edits_alone else moved.first_block
         below = forward_flops(shape, filled, top=last - 1)
