@@ -24,7 +24,7 @@ _NEVER = -1
 _GROW = 1 << 26
 """Bytes by which the heap grows at a time, where it has to."""
 
-SLACK = 1 << 28
+SLACK = 1 << 27
 """Bytes of holes that are put up with."""
 
 _state = {"kept": False}
@@ -55,7 +55,7 @@ class Holes:
     """Watches what lies free between tensors of changing sizes, and gives it back where it comes to much.
 
     What was put behind a tensor, or into the hole that it left, keeps the next one of its size out. So a training would
-    come to hold more with every step.
+    come to hold more with every pass.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Holes:
         self._fresh = True
 
     def look(self) -> bool:
-        """Once a step; returns whether something was given back."""
+        """After each pass; returns whether something was given back."""
         held = used_memory()
         if self._fresh or held <= self.most:
             self.most, self._fresh = max(self.most, held), False

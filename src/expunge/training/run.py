@@ -15,7 +15,7 @@ import torch
 from transformers import TrainerCallback, set_seed
 
 from expunge.errors import NonFiniteLossError
-from expunge.models.allocator import Holes, kept_memory
+from expunge.models.allocator import kept_memory
 from expunge.models.checkpointing import keep_all
 from expunge.models.gated import refuse_gated
 from expunge.models.guards import Guard, remember_guard
@@ -239,7 +239,7 @@ def optimise(loaded: LoadedModel, prepared: Prepared, job: Job, work: Path) -> t
             if job.part.keep_every
             else None
         )
-        for callback in (log, FewHoles(), ResumePoints(job.part.checkpoint_minutes), stop, keeper, kept, *job.watchers):
+        for callback in (log, ResumePoints(job.part.checkpoint_minutes), stop, keeper, kept, *job.watchers):
             if callback:
                 trainer.add_callback(callback)
         _run_trainer(trainer, work)
@@ -328,17 +328,6 @@ def _save(
     if guard:
         remember_guard(folder, guard)
     return folder
-
-
-class FewHoles(TrainerCallback):
-    """Looks after the memory that a training holds."""
-
-    def __init__(self) -> None:
-        self.holes = Holes()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Gradients are gone, so that holes are as large as they get."""
-        self.holes.look()
 
 
 class StepLog(TrainerCallback):

@@ -24,6 +24,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.training_args import OptimizerNames
 
 from expunge.errors import NonFiniteLossError, RecipeError, ResourceError, unknown
+from expunge.models.allocator import Holes
 from expunge.parallel import from_first, gathered, num_processes, process_number, wait_for_all
 from expunge.recipe import TrainPart
 from expunge.training.distributed import own_piece
@@ -71,6 +72,7 @@ class UnlearningTrainer(Trainer):
         self.rules = rules
         self.protection = protection
         self.stream_losses: dict[str, float] = {}
+        self.holes = Holes()
         super().__init__(
             model=model,
             args=args,
@@ -113,7 +115,7 @@ class UnlearningTrainer(Trainer):
                 self.rules.begin(self.objective, model, self.streams)
             self.objective.token_nll.clear()
             self.stream_losses = self.rules.accumulate(
-                self.objective, model, units, self.accelerator.backward, self.protection.mask_gradients
+                self.objective, model, units, self._backward, self.protection.mask_gradients
             )
         # One fixed order: rules, mask, clip, step, restore.
         self.protection.mask_gradients()
@@ -121,6 +123,10 @@ class UnlearningTrainer(Trainer):
         if not math.isfinite(loss):
             raise NonFiniteLossError(f"the loss became {loss} at step {step + 1}")
         return torch.tensor(loss, device=self.args.device)
+
+    def _backward(self, loss: torch.Tensor) -> None:
+        self.accelerator.backward(loss)
+        self.holes.look()
 
     def _clip_grad_norm(self, model: Any) -> Any:
         norm = super()._clip_grad_norm(model)
