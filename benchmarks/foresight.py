@@ -37,7 +37,8 @@ def foresee(order: Order) -> Foreseen:
         device = torch.device(order.device)
         machine = Machine.at_hand(device, ModelShape.of(outline.model), DTYPES[order.dtype])
         if order.kind == "suite":
-            part = EvaluatePart(max_new_tokens=order.new_tokens)
+            # The fluency model reads answers in a stage of its own, which is not measured.
+            part = EvaluatePart(max_new_tokens=order.new_tokens, fluency=False)
             cost = evaluation_cost(outline, sets.probes, part, machine, answering="own")
         else:
             cost = training_cost(outline, make_job(order, sets), machine)
