@@ -87,6 +87,7 @@ def test_seconds_are_operations_over_the_rate() -> None:
         train=0.5,
         forward=0.25,
         decode=0.1,
+        half=0.8,
         traffic=3,
         pass_seconds=1e-3,
         decode_seconds=2e-3,
@@ -98,8 +99,9 @@ def test_seconds_are_operations_over_the_rate() -> None:
     flops = (2000.0, 1000.0)
     assert seconds_of(flops, rates, SHAPE, LOAD, train=True) == pytest.approx(4 / 0.5 + 3 * 2 * 4 * 1e-3)
     assert seconds_of(flops, rates, SHAPE, LOAD, train=False) == pytest.approx(4 / 0.25 + 2 * 4 * 1e-3)
-    # In bfloat16 the head is faster by as much as the blocks are.
-    assert seconds_of(flops, rates, SHAPE, LOAD, bf16=True, train=True) == pytest.approx(1 / 0.5 + 3 * 2 * 4 * 1e-3)
+    # In bfloat16 the head is faster by as much as the blocks are, and less of the rate is reached.
+    low = seconds_of(flops, rates, SHAPE, LOAD, bf16=True, train=True)
+    assert low == pytest.approx(1 / (0.5 * 0.8) + 3 * 2 * 4 * 1e-3)
     assert optimizer_seconds(moved(), rates) == pytest.approx(10 * 11200 / 100)
     busy = 2 * 2800 * 20 / (1000 * 0.1)
     assert decode_seconds(SHAPE, rates, row_steps=20, steps=0) == pytest.approx(busy)

@@ -118,7 +118,9 @@ def _peak(shape: ModelShape, load: Workload, lengths: list[tuple[int, float]], p
     """Bytes beside the weights: the larger of a scoring pass and a batch of answers."""
     tokens, labels = load.largest
     scoring = block_bytes(shape, tokens, PassSettings()) + 4 * SCORING_COPIES * labels * shape.vocab
-    longest = max((prompt for prompt, _ in lengths), default=0) + part.max_new_tokens
+    prompt = max((prompt for prompt, _ in lengths), default=0)
     rows = min(part.generation_batch, len(lengths))
-    cache = 2 * shape.element * shape.num_layers * shape.key_width * rows * longest
-    return max(scoring, min(cache, CACHE_BYTES) + 4 * SCORING_COPIES * rows * shape.vocab)
+    cache = 2 * shape.element * shape.num_layers * shape.key_width * rows * (prompt + part.max_new_tokens)
+    reading = rows * block_bytes(shape, prompt, PassSettings())
+    answering = min(cache, CACHE_BYTES) + reading + 4 * SCORING_COPIES * rows * shape.vocab
+    return max(scoring, answering)

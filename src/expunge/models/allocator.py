@@ -1,8 +1,8 @@
 """Memory that the C library keeps for the next tensor, in huge pages: touching a page for the first time costs much.
 
 A step makes hundreds of tensors of some megabytes, and glibc gives memory of that size back to the system as soon as it
-is free. The next tensor then touches new pages, each of which the system has to find and clear: a fifth of the time of
-a step of SmolLM2-135M was seen to go there. Nothing that is computed changes.
+is free. The next tensor then touches new pages, each of which the system has to find and clear: up to a quarter of the
+time of a step of SmolLM2-135M was seen to go there. Nothing that is computed changes.
 """
 
 from __future__ import annotations

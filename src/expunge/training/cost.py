@@ -26,6 +26,8 @@ class Calibration:
     """Share in passes without gradients."""
     decode: float
     """Share in generation, one token of each row at a time."""
+    half: float
+    """Of the first two shares, what is left under bfloat16: casts and what stays in float32 get no faster."""
     traffic: float
     """How often training reads or writes, besides its products, what blocks keep for the backward pass."""
     pass_seconds: float
@@ -47,6 +49,7 @@ CALIBRATION = {
         train=0.95,
         forward=0.8,
         decode=0.46,
+        half=0.72,
         traffic=8,
         pass_seconds=2e-4,
         decode_seconds=1.5e-3,
@@ -58,6 +61,7 @@ CALIBRATION = {
         train=0.4,
         forward=0.45,
         decode=0.3,
+        half=1.0,
         traffic=0,
         pass_seconds=4e-4,
         decode_seconds=4e-4,
@@ -163,6 +167,7 @@ def seconds_of(
 ) -> float:
     """Seconds of passes with so many operations in blocks and head."""
     share = rates.calibration.train if train else rates.calibration.forward
+    share *= rates.calibration.half if bf16 else 1
     busy = flops[0] / rates.product(bf16) + flops[1] / rates.head_product(bf16)
     return busy / share + load.passes * shape.num_layers * rates.calibration.pass_seconds * (3 if train else 1)
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from expunge.data.tree import TokenSequence
+from expunge.models.allocator import SLACK
 from expunge.models.layers import resolve_layer
 from expunge.models.machine import free_memory, used_memory
 from expunge.models.numerics import use_fast_float32
@@ -64,13 +65,14 @@ class Machine:
     room: int | None
     """Free bytes on the device."""
     base: int
-    """Bytes that the process holds on the device before any model is there."""
+    """Bytes beside what work needs: what the process holds on the device before any model is there, and on a CPU the
+    holes between tensors that are put up with."""
 
     @classmethod
     def at_hand(cls, device: torch.device, shape: ModelShape, dtype: torch.dtype) -> Machine:
         """This one; takes about a second."""
         use_fast_float32()
-        base = used_memory() if device.type == "cpu" else 0
+        base = used_memory() + SLACK if device.type == "cpu" else 0
         rates = Rates.measure(shape, device, dtype)
         return cls(device=device, rates=rates, room=free_memory(device), base=base)
 
