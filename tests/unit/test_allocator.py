@@ -89,6 +89,16 @@ def test_holes_are_given_back_once_they_are_large(monkeypatch: pytest.MonkeyPatc
     assert (holes.most, trims) == (120, [0, 0])
 
 
+def test_more_for_more_work_is_no_hole(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = iter([100, 300, 350, 401])
+    monkeypatch.setattr(allocator, "used_memory", lambda: next(held))
+    monkeypatch.setattr(allocator, "SLACK", 100)
+    monkeypatch.setattr(allocator, "_glibc", lambda: SimpleNamespace(malloc_trim=lambda pad: None))
+    monkeypatch.setitem(allocator._state, "kept", True)
+    holes = Holes()
+    assert [holes.look(work) for work in (0, 7, 7, 7)] == [False, False, False, True]
+
+
 def test_holes_of_memory_that_is_not_kept_are_no_concern(monkeypatch: pytest.MonkeyPatch) -> None:
     held = iter([0, 1 << 40])
     monkeypatch.setattr(allocator, "used_memory", lambda: next(held))

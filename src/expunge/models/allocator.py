@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
@@ -62,10 +62,16 @@ class Holes:
         self.most = 0
         """Bytes that work was seen to need when it began without holes."""
         self._fresh = True
+        self._work: Hashable = None
 
-    def look(self) -> bool:
-        """After each pass; returns whether something was given back."""
+    def look(self, work: Hashable = None) -> bool:
+        """After each pass; returns whether something was given back.
+
+        Args:
+            work: what decides how much passes need: where it is another than before, more memory means no more holes.
+        """
         held = used_memory()
+        self._fresh, self._work = self._fresh or work != self._work, work
         if self._fresh or held <= self.most:
             self.most, self._fresh = max(self.most, held), False
         elif held > self.most + SLACK and _state["kept"] and (library := _glibc()):

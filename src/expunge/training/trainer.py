@@ -73,6 +73,8 @@ class UnlearningTrainer(Trainer):
         self.protection = protection
         self.stream_losses: dict[str, float] = {}
         self.holes = Holes()
+        self.most_tokens = 0
+        """Of a pass so far, what answers share counted for each."""
         super().__init__(
             model=model,
             args=args,
@@ -109,6 +111,8 @@ class UnlearningTrainer(Trainer):
         model.train()
         step = int(inputs["step"])
         units = self.streams.units(step)
+        tokens = sum(len(answer.ids) for unit in units for answer in unit.answers.values())
+        self.most_tokens = max(self.most_tokens, min(tokens, self.objective.max_tokens))
         with self.compute_loss_context_manager():
             self.protection.begin_step(model, units)
             if step == 0:
@@ -126,7 +130,9 @@ class UnlearningTrainer(Trainer):
 
     def _backward(self, loss: torch.Tensor) -> None:
         self.accelerator.backward(loss)
-        self.holes.look()
+        # The first update makes the optimiser's states, and a larger step takes more.
+        optimizer: Any = self.optimizer
+        self.holes.look((len(optimizer.state), self.most_tokens))
 
     def _clip_grad_norm(self, model: Any) -> Any:
         norm = super()._clip_grad_norm(model)
