@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import expunge.models.allocator as allocator
-from expunge.models.allocator import Holes, kept_memory
+from expunge.models.allocator import Holes, kept_memory, own_pages
 from expunge.models.machine import used_memory
 
 MEGABYTES = 200
@@ -105,6 +106,24 @@ def test_holes_of_memory_that_is_not_kept_are_no_concern(monkeypatch: pytest.Mon
     holes = Holes()
     assert not holes.look()
     assert not holes.look()
+
+
+def test_weights_that_are_written_to_leave_their_file(tmp_path: Path) -> None:
+    save_file({"weight": torch.arange(12.0).view(3, 4)}, tmp_path / "weights.safetensors")
+    model = torch.nn.Linear(4, 3, bias=False)
+    mapped = load_file(tmp_path / "weights.safetensors")["weight"]
+    model.weight.data = mapped
+    parameter = model.weight
+    own_pages(model.parameters())
+    assert model.weight is parameter
+    assert torch.equal(model.weight, mapped)
+    assert model.weight.data_ptr() != mapped.data_ptr()
+
+
+def test_other_devices_are_left_alone() -> None:
+    there = torch.nn.Parameter(torch.empty(2, device="meta"))
+    own_pages([there])
+    assert there.is_meta
 
 
 @pytest.mark.parametrize("room", [None, 0, 1 << 60])

@@ -15,7 +15,7 @@ import torch
 from transformers import TrainerCallback, set_seed
 
 from expunge.errors import NonFiniteLossError
-from expunge.models.allocator import kept_memory
+from expunge.models.allocator import kept_memory, own_pages
 from expunge.models.checkpointing import keep_all
 from expunge.models.gated import refuse_gated
 from expunge.models.guards import Guard, remember_guard
@@ -166,6 +166,7 @@ def prepare(loaded: LoadedModel, job: Job, *, cache: Path | None = None, work: P
     reference = _reference(loaded, job, streams, units_to_locate(scope, streams), layer, cache)
     merge = hasattr(loaded.model, "merge_and_unload") and not getattr(scope, "keeps_base", False)
     model = scope.attach(loaded.model, layer=layer)
+    own_pages(p for p in model.parameters() if p.requires_grad)
     job, passes = with_passes(job, model, streams, layer=layer, work=work)
     watch = frozenset() if job.stop_loss is None else frozenset({WATCHED})
     objective = Objective(dict(job.terms), reference, loaded.packed, passes.micro_batch_tokens, layer, watch)
