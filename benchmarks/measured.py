@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
-import resource
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
 from expunge.models.load import LoadedModel
-
-_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+from expunge.models.machine import forget_peak_memory, peak_memory
 
 
 @dataclass(kw_only=True)
@@ -46,30 +42,16 @@ class Measured:
 
 def reset_peak(loaded: LoadedModel) -> None:
     """Forget how much memory was held before: loading may have needed more than the work."""
-    if _on_cuda(loaded):
-        torch.cuda.reset_peak_memory_stats()
-    elif _RESET.exists():
-        try:
-            _RESET.write_text("5", encoding="ascii")
-        except PermissionError:
-            return
+    forget_peak_memory(_device(loaded))
 
 
 def peak_bytes(loaded: LoadedModel) -> int:
-    """Most memory held since :func:`reset_peak`: allocated on the GPU, or resident.
-
-    Where the system does not tell the resident peak apart, it is that of the whole process.
-    """
-    if _on_cuda(loaded):
-        return torch.cuda.max_memory_allocated()
-    found = re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text(encoding="ascii")) if _STATUS.exists() else None
-    if found:
-        return int(found[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Most memory held since :func:`reset_peak`: allocated on the GPU, or resident."""
+    return peak_memory(_device(loaded))
 
 
-def _on_cuda(loaded: LoadedModel) -> bool:
-    return next(loaded.model.parameters()).device.type == "cuda"
+def _device(loaded: LoadedModel) -> torch.device:
+    return next(loaded.model.parameters()).device
 
 
 def wait(device: torch.device) -> None:

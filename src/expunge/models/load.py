@@ -229,7 +229,10 @@ def _in_folder(path: Path) -> Place:
         if len(ggufs) == 1:
             return Place(folder=path, gguf_file=ggufs[0].name)
         if (path / "run.json").is_file():
-            raise ModelError(f"{path}: a run without a model: it was not finished, or it only measured")
+            raise ModelError(
+                f"{path}: a run without a model: it was not finished, only measured, or did not keep its weights "
+                "(unlearn.keep_weights)"
+            )
         raise ModelError(
             f"{path}: no model here (expected config.json with *.safetensors, an adapter, or one .gguf file)"
         )

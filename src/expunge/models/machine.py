@@ -5,14 +5,19 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import re
+import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 FEWEST_CALLS = 3
 """How often a piece of work is timed at least, however long it takes."""
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _FAST_BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Flags of CPUs that multiply bfloat16 faster than float32: x86 with AVX512-BF16 or AMX, and Arm."""
 
@@ -47,6 +52,29 @@ def used_memory() -> int:
     except (OSError, ValueError, IndexError):
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def forget_peak_memory(device: torch.device) -> None:
+    """Begin to measure :func:`peak_memory` anew; of main memory only on Linux, and where the process may."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _CLEAR.exists():
+        with suppress(OSError):
+            _CLEAR.write_text("5", encoding="ascii")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes held since :func:`forget_peak_memory`: allocated by tensors on a GPU, or resident.
+
+    Where the system does not tell the peak since then apart, it is that of the whole process.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    found = re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text(encoding="ascii")) if _STATUS.exists() else None
+    if found:
+        return int(found[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _available(meminfo: Path) -> Iterator[int]:

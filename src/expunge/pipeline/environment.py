@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import resource
-import sys
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,27 +15,27 @@ from expunge.plugins import plugin_versions
 _PACKAGES = ("torch", "transformers", "accelerate", "peft", "numpy", "scipy", "rouge-score", "tokenizers")
 
 
-def peak_memory_gb() -> float:
-    """Largest resident memory of this process so far, in GB (1e9 bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e9, 2)
-
-
-def forget_gpu_peak() -> None:
-    """Begin to measure :func:`gpu_peak` anew."""
+def forget_peaks() -> None:
+    """Begin to measure :func:`peaks` anew."""
     import torch
 
+    from expunge.models.machine import forget_peak_memory
+
+    forget_peak_memory(torch.device("cpu"))
     if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+        forget_peak_memory(torch.device("cuda"))
 
 
-def gpu_peak() -> dict[str, float]:
-    """Most memory that tensors took on the GPU, in GB (1e9 bytes); nothing without one."""
+def peaks() -> dict[str, float]:
+    """Most memory since then, in GB (1e9 bytes): of this process, and what tensors took on the GPU if there is one."""
     import torch
 
-    if not torch.cuda.is_available():
-        return {}
-    return {"gpu_peak_memory_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2)}
+    from expunge.models.machine import peak_memory
+
+    found = {"peak_memory_gb": peak_memory(torch.device("cpu"))}
+    if torch.cuda.is_available():
+        found["gpu_peak_memory_gb"] = peak_memory(torch.device("cuda"))
+    return {name: round(size / 1e9, 2) for name, size in found.items()}
 
 
 @lru_cache(maxsize=1)

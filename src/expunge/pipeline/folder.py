@@ -168,5 +168,21 @@ def refuse_inside(out: Path, sources: Mapping[str, str | os.PathLike[str]]) -> N
 
 
 def weights_folder(stage: Path) -> Path:
-    """``model`` or ``adapter`` of a stage or run."""
-    return next(folder for folder in (stage / "model", stage / "adapter") if folder.is_dir())
+    """``model`` or ``adapter`` of a stage or run.
+
+    Raises:
+        UserError: its weights were not kept.
+    """
+    found = _weights(stage)
+    if found is None:
+        raise UserError(f"{stage}: its weights were not kept; run its recipe again with unlearn.keep_weights: true")
+    return found
+
+
+def has_weights(stage: Path) -> bool:
+    """Whether a stage's or run's weights are there."""
+    return _weights(stage) is not None
+
+
+def _weights(stage: Path) -> Path | None:
+    return next((folder for folder in (stage / "model", stage / "adapter") if folder.is_dir()), None)

@@ -145,7 +145,14 @@ class ForeseenStages(StageStore):
         self.found: list[ForeseenStage] = []
 
     def run(
-        self, name: str, parts: Mapping[str, Any], build: Build, *, label: str = "", hide: Collection[str] = ()
+        self,
+        name: str,
+        parts: Mapping[str, Any],
+        build: Build,
+        *,
+        label: str = "",
+        hide: Collection[str] = (),
+        again: bool = False,
     ) -> Stage:
         """The stage as it would be, its folder there or not.
 

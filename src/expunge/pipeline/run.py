@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from expunge.evaluation.metrics import Scores
 from expunge.methods.table import Composition
 from expunge.models.guards import make_guard, remember_guard
 from expunge.models.load import DTYPES, LoadedModel, let_go, load_model, pick_device, resolve, source_fingerprint
-from expunge.parallel import process_number, wait_for_all
+from expunge.parallel import from_first, process_number, wait_for_all
 from expunge.pipeline.attacking import Audit
 from expunge.pipeline.auditing import BELOW as ATTACKS_BELOW
 from expunge.pipeline.auditing import audit_run
@@ -37,6 +39,7 @@ from expunge.pipeline.folder import (
     MANIFEST,
     RUN,
     claim_folder,
+    has_weights,
     link_or_copy,
     open_folder,
     refuse_inside,
@@ -69,7 +72,9 @@ from expunge.training.merge import make_merge, merge_adapters
 from expunge.training.precision import uses_bf16
 from expunge.training.run import NOTHING_TO_TRAIN, REGION, train
 
-_NO_EFFECT_ON_WEIGHTS = ("checkpoint_minutes", "track", "checkpoint_activations")
+_NO_EFFECT_ON_WEIGHTS = ("checkpoint_minutes", "track", "checkpoint_activations", "keep_weights")
+WEIGHTS_HASH = "weights.sha256"
+"""Stands in a stage whose weights were let go."""
 _CUT_LEFT_OPEN = 384
 """What stands in a stage's key for ``micro_batch_tokens`` where nothing is set."""
 
@@ -120,6 +125,7 @@ def run_recipe(
         if recipe.attack and (after := plan.weights("unlearn")):
             others = {"original": plan.weights("target"), "reference": plan.weights("retain_model")}
             result = replace(result, audit=audit_run(recipe, plan.benchmark, plan.store, after, out=out, **others))
+        plan.let_weights_go(out)
         if recipe.redact and alone and process_number() == 0:
             take_texts_out((stage.path for stage in plan.stages.values()), plan.texts)
             say_what_to_share(out, stages)
@@ -151,6 +157,8 @@ class Plan:
             self.reference_print = scores_hash(self.reference) if self.reference else source_fingerprint(source)
         self.base_print = source_fingerprint(self.recipe.model.path)
         self.stages: dict[str, Stage] = {}
+        self._again: dict[str, Callable[[], Stage]] = {}
+        """Makes a finished stage anew, by its key."""
         self.texts = telling_texts(self.recipe, self.benchmark)
         """What no record shows, though it counts in the stages' keys."""
 
@@ -167,6 +175,8 @@ class Plan:
             subject = measuring.subject(measuring.scores(target, after, retain_model))
             evidence = measuring.report(subject)
             metrics, report = read_evidence(subject, evidence.path)
+        if after and self.recipe.unlearn and self.recipe.unlearn.keep_weights:
+            self._weights_of(after)  # an earlier run may have let them go
         if process_number() == 0:
             self._gather(out, after or target, evidence)
         wait_for_all()
@@ -215,7 +225,7 @@ class Plan:
 
         def build(work: Path, folder: Path) -> Mapping[str, Any]:
             loaded = self.load(target, guarded=False)
-            adapters = [weights_folder(run.path) for run in runs]
+            adapters = [self._weights_of(run) for run in runs]
             facts = merge_adapters(loaded, adapters, merge, folder, seed=self.recipe.seed)
             if guard:
                 remember_guard(folder / "adapter", guard.fit(self.benchmark.forget, self.benchmark.retain))
@@ -299,7 +309,7 @@ class Plan:
         """The model that a stage made, or one from elsewhere, or the one the recipe starts from."""
         model = self.recipe.model
         return load_model(
-            weights_folder(stage.path) if stage else source or model.path,
+            self._weights_of(stage) if stage else source or model.path,
             format=model.format,
             max_length=model.max_length,
             dtype=model.dtype,
@@ -313,13 +323,35 @@ class Plan:
 
     def stage(self, name: str, parts: Mapping[str, Any], build: Any, *, label: str = "", record: str = "") -> Stage:
         """Run a stage, and remember it under its name or ``record``."""
-        stage = self.store.run(name, parts, build, label=label, hide=self.texts)
+        make = partial(self.store.run, name, parts, build, label=label, hide=self.texts)
+        stage = make()
         self.stages[record or name] = stage
+        self._again[stage.key] = partial(make, again=True)
         return stage
 
     def weights(self, name: str) -> Path | None:
         """The weights that a stage made; None where there was no such stage."""
-        return weights_folder(self.stages[name].path) if name in self.stages else None
+        return self._weights_of(self.stages[name]) if name in self.stages else None
+
+    def _weights_of(self, stage: Stage) -> Path:
+        """Where a stage's weights lie; made anew where they were not kept."""
+        if not from_first(has_weights(stage.path)):
+            self._again[stage.key]()
+        return weights_folder(stage.path)
+
+    def let_weights_go(self, out: Path) -> None:
+        """Drop what unlearning made, where the recipe does not keep it; its hash stays in the manifest."""
+        if self.recipe.unlearn is None or self.recipe.unlearn.keep_weights or process_number() > 0:
+            return
+        made = [stage.path for name, stage in self.stages.items() if name.startswith("unlearn")]
+        for folder in filter(has_weights, (out, *made)):
+            if folder in made:
+                (folder / WEIGHTS_HASH).write_text(_weights_hash(folder), encoding="ascii")
+            # Renamed first: half a model must not pass for one.
+            leaving = folder / "leaving"
+            shutil.rmtree(leaving, ignore_errors=True)
+            os.replace(weights_folder(folder), leaving)
+            shutil.rmtree(leaving)
 
     def _gather(self, out: Path, result: Stage | None, evidence: Stage | None) -> None:
         """Put everything where users look for it; what an earlier run left here goes."""
@@ -329,8 +361,9 @@ class Plan:
         for pattern in ("metrics*.json", "samples*.parquet", "log.jsonl", "report.html", "certificate.*", REGION):
             for path in out.glob(pattern):
                 path.unlink()
-        if result:
+        if result and has_weights(result.path):
             _link_tree(weights_folder(result.path), out / weights_folder(result.path).name)
+        if result:
             for name in (KEPT, "log.jsonl", REGION):
                 _link(result.path / name, out / name)
         if evidence:
@@ -343,7 +376,7 @@ class Plan:
         recipe = yaml.safe_dump(plain(shown_recipe(self.recipe)), sort_keys=False)
         (out / "recipe.yaml").write_text(recipe, encoding="utf-8")
         # By content, so that whoever holds the folder can tell whether these are still the weights that were measured.
-        made = {"result": {"sha256": model_record(weights_folder(result.path))["sha256"]}} if result else {}
+        made = {"result": {"sha256": _weights_hash(result.path)}} if result else {}
         write_json(out / MANIFEST, plain({"kind": RUN, "status": "done", **self.provenance(), **made}))
 
     def notes(self) -> list[str]:
@@ -370,6 +403,13 @@ class Plan:
             },
             "environment": environment(),
         }
+
+
+def _weights_hash(folder: Path) -> str:
+    """Of the weights in a stage or run, or of those that were there."""
+    if has_weights(folder):
+        return model_record(weights_folder(folder))["sha256"]
+    return (folder / WEIGHTS_HASH).read_text(encoding="ascii")
 
 
 def _link(source: Path, target: Path) -> None:

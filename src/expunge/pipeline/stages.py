@@ -22,7 +22,7 @@ from typing import Any
 
 from expunge.errors import UserError
 from expunge.parallel import from_first, process_number
-from expunge.pipeline.environment import forget_gpu_peak, gpu_peak, peak_memory_gb
+from expunge.pipeline.environment import forget_peaks, peaks
 from expunge.pipeline.folder import disk_errors
 from expunge.pipeline.redacting import without
 from expunge.progress import say
@@ -85,9 +85,16 @@ class StageStore:
         self.root = root.absolute()
 
     def run(
-        self, name: str, parts: Mapping[str, Any], build: Build, *, label: str = "", hide: Collection[str] = ()
+        self,
+        name: str,
+        parts: Mapping[str, Any],
+        build: Build,
+        *,
+        label: str = "",
+        hide: Collection[str] = (),
+        again: bool = False,
     ) -> Stage:
-        """Return the stage with these parts, building it if it is not there.
+        """Return the stage with these parts, building it if it is not there, or ``again`` in any case.
 
         In a process group all processes build together, and the first one keeps the result. Texts in ``hide`` count in
         the key like all others, and are left out where the parts are recorded.
@@ -98,7 +105,7 @@ class StageStore:
         """
         if process_number() > 0:
             return self._follow(name, parts, build)
-        stage = self._lead(name, parts, build, label, hide)
+        stage = self._lead(name, parts, build, label, hide, again)
         from_first((stage.facts, stage.reused))
         return stage
 
@@ -115,17 +122,19 @@ class StageStore:
         facts, reused = from_first(nothing)
         return Stage(name, key, stage_folder(self.root, name, key), facts, reused)
 
-    def _lead(self, name: str, parts: Mapping[str, Any], build: Build, label: str, hide: Collection[str]) -> Stage:
+    def _lead(
+        self, name: str, parts: Mapping[str, Any], build: Build, label: str, hide: Collection[str], again: bool
+    ) -> Stage:
         key = stage_key(name, parts)
         final = stage_folder(self.root, name, key)
         title = label or name.replace("_", " ")
-        if (done := _read_done(final)) is not None:
+        if not again and (done := _read_done(final)) is not None:
             from_first(True)
             say(f"{title}: kept from before")
             shutil.rmtree(final.with_suffix(".work"), ignore_errors=True)
             return Stage(name, key, final, done["facts"], reused=True)
         with disk_errors(self.root), self._only_me(final):
-            if (done := _read_done(final)) is not None:
+            if not again and (done := _read_done(final)) is not None:
                 from_first(True)
                 return Stage(name, key, final, done["facts"], reused=True)
             from_first(False)
@@ -141,11 +150,10 @@ class StageStore:
         work.mkdir(parents=True, exist_ok=True)
         partial.mkdir()
         started = time.monotonic()
-        forget_gpu_peak()
+        forget_peaks()
         try:
             facts = dict(build(work, partial))
-            facts |= {"stage_seconds": round(time.monotonic() - started, 2), "peak_memory_gb": peak_memory_gb()}
-            facts |= gpu_peak()
+            facts |= {"stage_seconds": round(time.monotonic() - started, 2), **peaks()}
             shown = without(parts, hide) if hide else parts
             done = {"stage": name, "version": STAGE_VERSIONS[name], "parts": shown, "facts": facts}
             text = json.dumps(done, indent=1, sort_keys=True, default=str)

@@ -204,6 +204,8 @@ class UnlearnPart(TrainPart):
     """Stop when the mean token loss of the forget answers has risen above this, in nats."""
     budget: BudgetPart | None = None
     """Stop when utility has paid this much."""
+    keep_weights: bool = True
+    """False: the unlearned model's weights go once it is measured and attacked; what needs them makes them anew."""
 
     def __post_init__(self) -> None:
         rules = [
