@@ -25,12 +25,22 @@ ENOUGH_SECONDS = 1.0
 """Of repetition for each rate, three repetitions at least."""
 
 
+def processor() -> str:
+    """What the processor calls itself."""
+    return _found(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo")) or platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def describe_machine(device: str) -> dict[str, Any]:
     """Hardware, versions and matrix rates, as plain values."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     return {
-        "cpu": _found(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo")) or platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu": processor(),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "memory_gb": round(int(_found(r"MemTotal:\s*(\d+)", Path("/proc/meminfo")) or 0) / 2**20, 1),
         "flags": [flag for flag in FLAGS if flag in _found(r"flags\s*:\s*(.+)", Path("/proc/cpuinfo")).split()],

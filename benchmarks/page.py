@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.cases import CASES, GROUPS, Case, Order
 from benchmarks.summary import Line, share_of_rate, summarise
-from expunge.errors import UserError
 from expunge.reporting.figures import SERIES, figure_bytes, figures_available
+from results.pages import DOCS, markdown_table, put
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PAGE = Path(__file__).parents[1] / "docs" / "results" / "performance.md"
+PAGE = DOCS / "performance.md"
 PEER_SHARE = 0.37
 """Share of the default route's matrix rate that the measured peer reached in its NPO step, at 8 + 8."""
 PEER_CASE = "npo-8"
@@ -60,7 +60,7 @@ def _machine(machine: Mapping[str, Any]) -> str:
     for route, rates in machine["rates"].items():
         rows.append([route, *(f"{rate / 1e9:.0f}" for rate in rates.values())])
     shapes = list(next(iter(machine["rates"].values())))
-    table = _table(["route, GF/s", *shapes], rows)
+    table = markdown_table(["route, GF/s", *shapes], rows)
     return (
         f"{machine['cpu']}, {machine['cores']} cores ({flags}), {machine['memory_gb']} GB{gpu}; "
         f"{machine['threads']} threads; {versions}.\n\n{table}"
@@ -94,7 +94,7 @@ def _step_table(found: Sequence[tuple[Case, list[Line]]]) -> str:
                     "" if line.loss_error == 0 else f"{line.loss_error:.0e}",
                 ]
             )
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def _times(line: Line) -> str:
@@ -120,7 +120,7 @@ def _suite_table(found: Sequence[tuple[Case, list[Line]]]) -> str:
                     "" if line.loss_error == 0 else f"{line.loss_error:.0e}",
                 ]
             )
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def _shares(results: Results) -> str:
@@ -138,7 +138,7 @@ def _shares(results: Results) -> str:
                 )
     if not rows:
         return ""
-    table = _table(["case", "side", "GF/s", "route", "of its route", "of the default route"], rows)
+    table = markdown_table(["case", "side", "GF/s", "route", "of its route", "of the default route"], rows)
     return f"{table}\n\n{_peer_line(results)}".rstrip()
 
 
@@ -154,7 +154,7 @@ def _foreseen(results: Results) -> str:
                 shown = [f"{value:.1f}" for value in told]
                 rows.append([case.name, line.label, *shown[:2], off[0], *shown[2:], off[1]])
     head = ["case", "side", "foreseen, s", "measured, s", "ratio", "foreseen, GB", "measured, GB", "ratio"]
-    return _table(head, rows) if rows else ""
+    return markdown_table(head, rows) if rows else ""
 
 
 def _peer_line(results: Results) -> str:
@@ -174,11 +174,6 @@ def _refused(results: Results) -> str:
     kept = results["cases"]
     lines = [f"- {name}: {kept[name]['refused']}" for name in CASES if kept.get(name, {}).get("refused")]
     return "\n".join(lines)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def plot(results: Results) -> bytes | None:
@@ -201,11 +196,6 @@ def plot(results: Results) -> bytes | None:
     return figure_bytes(paint, "svg", (7.5, 1.0 + 0.28 * len(bars)))
 
 
-def marks(section: str) -> tuple[str, str]:
-    """The lines between which a section's results stand: ``cpu`` or ``gpu``."""
-    return f"<!-- {section} results begin -->", f"<!-- {section} results end -->"
-
-
 def write_page(results: Results, page: Path = PAGE) -> list[Path]:
     """Put the tables between the marks of their section of the page, and the plot beside it.
 
@@ -215,17 +205,11 @@ def write_page(results: Results, page: Path = PAGE) -> list[Path]:
     Raises:
         UserError: if the page is not there, or has no marks.
     """
-    text = page.read_text(encoding="utf-8") if page.is_file() else ""
     section = "gpu" if any(CASES[name].group == "gpu" for name in results.get("cases", {})) else "cpu"
-    begin, end = marks(section)
-    before, begun, rest = text.partition(begin)
-    _, ended, after = rest.partition(end)
-    if not (begun and ended):
-        raise UserError(f"{page}: must hold the lines {begin} and {end}, between which the results go")
     drawing = plot(results)
     figure = page.with_name(f"{page.stem}{'-gpu' if section == 'gpu' else ''}.svg")
     shown = f"![How many times faster, case by case]({figure.name})\n\n" if drawing else ""
-    page.write_text(f"{before}{begin}\n{shown}{markdown(results)}{end}{after}", encoding="utf-8")
+    put(page, section, shown + markdown(results))
     if drawing is None:
         return [page]
     figure.write_bytes(drawing)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import CASES, FEW_PAIRS, Case, Order, pick_cases
+from benchmarks.machine import cores
 from benchmarks.page import markdown, write_page
 from benchmarks.summary import difference
 from expunge.errors import ResourceError, UserError
@@ -34,7 +35,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pairs", type=_at_least(1), default=5, help=f"rounds of headlines, {FEW_PAIRS} of the rest")
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="results file; one that is there is gone on with")
     parser.add_argument("--model", default="smollm2", help="smollm2, a folder, or a shape at random: tiny, smollm2-49k")
-    parser.add_argument("--threads", type=_at_least(1), default=_cores(), help="of both sides; default: every core")
+    parser.add_argument("--threads", type=_at_least(1), default=cores(), help="of both sides; default: every core")
     parser.add_argument("--steps", type=_at_least(1), help="timed steps instead of each case's own")
     parser.add_argument("--warmup", type=_at_least(0), help="untimed steps instead of each case's own")
     parser.add_argument("--small", action="store_true", help="of the evaluation suite only the reduced form")
@@ -51,10 +52,6 @@ def _at_least(lowest: int) -> Any:
         return int(text)
 
     return number
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def fitted(case: Case, options: argparse.Namespace) -> Case:

@@ -357,3 +357,18 @@ def test_fewer_probed_rows_are_part_of_all_and_nothing_else_changes() -> None:
 def test_wrong_number_of_probed_rows(eval_rows: object) -> None:
     with pytest.raises(UserError, match="almanac: eval_rows must be a whole number of at least 1"):
         load(eval_rows=eval_rows)  # type: ignore[arg-type]
+
+
+def test_the_other_retain_rows_are_those_that_are_not_asked() -> None:
+    benchmark = load(questions=3, retain_other=True)
+    asked, other = ({row.id for row in benchmark.probes[name]} for name in ("retain", "retain_other"))
+    assert not asked & other
+    assert asked | other == {row.id for row in benchmark.retain}
+    assert len(load(questions=3, retain_other=True, eval_rows=4).probes["retain_other"]) == 4
+    assert "retain_other" not in load(questions=3).probes
+
+
+@pytest.mark.parametrize(("questions", "value", "said"), [(1, True, "2 or more"), (2, "yes", "true or false")])
+def test_wrong_wish_for_other_retain_rows(questions: int, value: object, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        load(questions=questions, retain_other=value)  # type: ignore[arg-type]

@@ -12,11 +12,12 @@ import pytest
 
 from benchmarks import run
 from benchmarks.cases import CASES, Case, Order, pick_cases
-from benchmarks.page import PAGE, markdown, marks, write_page
+from benchmarks.page import PAGE, markdown, write_page
 from benchmarks.plan import Amount
 from benchmarks.summary import difference, run_seconds, share_of_rate, summarise
 from benchmarks.work import useful_flops
 from expunge.errors import ResourceError, UserError
+from results.pages import marks
 
 FAST = ("npo-8", "grun-8")
 """Cases that every test run holds; the others have the same shape and belong to the slow tier."""

@@ -35,7 +35,13 @@ NUM_WORDINGS = 6
 
 
 def load(
-    *, seed: int = 0, questions: int = 4, alternates: bool = False, rephrased: int = 0, eval_rows: int | None = None
+    *,
+    seed: int = 0,
+    questions: int = 4,
+    alternates: bool = False,
+    rephrased: int = 0,
+    retain_other: bool = False,
+    eval_rows: int | None = None,
 ) -> Benchmark:
     """Make the almanac: 10 people to forget, 20 to keep, 10 never seen, ``questions`` rows each.
 
@@ -47,7 +53,9 @@ def load(
             were.
         rephrased: adds the probe ``forget_rephrased``: every question to forget in so many (0 to 5) other wordings,
             with its own answer.
-        eval_rows: at most so many rows of the probes ``retain`` and ``general``, drawn by ``seed``; None asks all.
+        retain_other: adds the probe ``retain_other``: the retain rows that probe ``retain`` leaves out.
+        eval_rows: at most so many rows of the probes ``retain``, ``retain_other`` and ``general``, drawn by ``seed``;
+            None asks all.
 
     Returns:
         Benchmark with ``forget``, ``retain`` and ``holdout``; every row has a paraphrased prompt and answer and five
@@ -57,15 +65,17 @@ def load(
 
     Raises:
         UserError: ``questions`` is not from 1 to 8 or ``rephrased`` not from 0 to 5, ``seed`` is not a whole number,
-            ``eval_rows`` is below 1, or ``alternates`` not true or false.
+            ``eval_rows`` is below 1, ``alternates`` or ``retain_other`` is not true or false, or there are no other
+            retain rows.
     """
     if isinstance(rephrased, bool) or not isinstance(rephrased, int) or not 0 <= rephrased < NUM_WORDINGS:
         raise UserError(
             f"almanac: rephrased must be a whole number from 0 to {NUM_WORDINGS - 1} (other wordings of a question), "
             f"got {rephrased!r}; leave it out for 0"
         )
-    if not isinstance(alternates, bool):
-        raise UserError(f"almanac: alternates must be true or false, got {alternates!r}; leave it out for false")
+    for option, value in (("alternates", alternates), ("retain_other", retain_other)):
+        if not isinstance(value, bool):
+            raise UserError(f"almanac: {option} must be true or false, got {value!r}; leave it out for false")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise UserError(f"almanac: seed must be a whole number, got {seed!r}; leave it out for seed 0")
     if isinstance(questions, bool) or not isinstance(questions, int) or not 1 <= questions <= len(KINDS):
@@ -73,6 +83,8 @@ def load(
             f"almanac: questions must be a whole number from 1 to {len(KINDS)} (one per kind of fact), "
             f"got {questions!r}; leave it out for 4"
         )
+    if retain_other and questions == 1:
+        raise UserError("almanac: retain_other needs questions of 2 or more: of 1 the probe retain has every row")
     refuse("almanac", whole_numbers(eval_rows=(eval_rows, 1)))
     label = f"almanac/{seed}"
     decks = {name: _Deck(slot, f"{label}/{name}") for name, slot in SLOTS.items()}
@@ -86,7 +98,10 @@ def load(
     if alternates:
         forget = tuple(_with_alternate(*pair, decks) for pair in zip(forget, sketches["forget"], strict=True))
     probed = (questions + 1) // 2
-    kept = tuple(row for i, row in enumerate(sets["retain"]) if i % questions < probed)
+    kept, other = (
+        tuple(row for i, row in enumerate(sets["retain"]) if (i % questions < probed) is asked)
+        for asked in (True, False)
+    )
     return Benchmark(
         name="almanac",
         forget=forget,
@@ -98,6 +113,7 @@ def load(
             "holdout": sets["holdout"],
             "general": draw(_general_rows(), eval_rows, seed=seed, name="almanac/probe/general"),
             **({"forget_rephrased": _rephrased(sets["forget"], sketches["forget"], rephrased)} if rephrased else {}),
+            **({"retain_other": draw(other, eval_rows, seed=seed, name="almanac/probe/other")} if retain_other else {}),
         },
         refusals=REFUSALS,
         utility_sets=("general",),

@@ -1,0 +1,189 @@
+"""The page of every method: one table, both learning rates, answers to be read, and a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from expunge.reporting.figures import MUTED, SERIES, figure_bytes, figures_available
+from expunge.reporting.tables import MISSING, format_number
+from results.choice import KEPT, TOLD, chosen, probe_score
+from results.pages import DOCS, markdown_table, put
+from results.records import BEFORE, RETAIN_MODEL, Metrics, Record, Records
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PAGE, ANSWERS, PLOT = DOCS / "methods.md", DOCS / "methods_answers.md", DOCS / "methods.svg"
+FORGET, UTILITY = "extraction_strength", "model_utility"
+COLUMNS = {
+    FORGET: "ES",
+    "exact_memorization": "EM",
+    "forget_Q_A_ROUGE": "ROUGE",
+    "forget_truth_ratio": "TR",
+    "forget_quality_log10": "log10 FQ",
+    UTILITY: "MU",
+    "retain_Q_A_ROUGE": "kept",
+    "mia_min_k": "min-k",
+    "forget_perplexity": "PPL",
+    "forget_distinct_2": "dist-2",
+    "forget_empty_rate": "empty",
+}
+"""Metrics of the table, with their short names; the page says what they mean."""
+NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The runs that the recipe asks for: method by name."""
+
+    methods: Mapping[str, str]
+
+    @property
+    def names(self) -> list[str]:
+        """Every method once, in the recipe's order."""
+        return list(dict.fromkeys(self.methods.values()))
+
+
+def write(records: Records, methods: Mapping[str, str]) -> list[Path]:
+    """Fill the page, the answers and the plot.
+
+    Args:
+        records: of the part.
+        methods: of every run that the recipe asks for, by name.
+
+    Returns:
+        The files written.
+    """
+    wanted = Wanted(methods)
+    best = chosen(records.runs, records.models.get(RETAIN_MODEL, {})) if records.runs else {}
+    picked = {method: records.runs[best[method]] for method in wanted.names if method in best}
+    drawing = plot(records.models, picked)
+    shown = f"![Extraction strength and model utility of every method]({PLOT.name})\n\n" if drawing else ""
+    put(PAGE, "methods", f"{_state(records, wanted)}\n\n{shown}{_table(records.models, picked, wanted)}\n")
+    put(PAGE, "rates", _rates(records, wanted, best) + "\n")
+    put(ANSWERS, "answers", _answers(picked))
+    if drawing is None:
+        return [PAGE, ANSWERS]
+    PLOT.write_bytes(drawing)
+    return [PAGE, ANSWERS, PLOT]
+
+
+def _state(records: Records, wanted: Wanted) -> str:
+    done = [name for name in wanted.methods if name in records.runs]
+    machines = dict.fromkeys(record.machine for record in records.runs.values() if record.machine)
+    return f"{len(done)} of {len(wanted.methods)} runs. Seconds and memory on: {'; '.join(machines) or 'nothing yet'}."
+
+
+def _table(models: Mapping[str, Metrics], picked: Mapping[str, Record], wanted: Wanted) -> str:
+    rows = [
+        [f"*{name}*", MISSING, *_values(models[name]), *[MISSING] * 4]
+        for name in (BEFORE, RETAIN_MODEL)
+        if name in models
+    ]
+    for method in wanted.names:
+        record = picked.get(method)
+        if record is None or record.failed:
+            reason = record.failed if record else NOT_RUN
+            rows.append([method, reason, *[MISSING] * (len(COLUMNS) + 4)])
+        else:
+            rows.append([method, _rate(record), *_values(record.metrics), *_costs(record)])
+    return markdown_table(["method", "lr", *COLUMNS.values(), "steps", "s", "GB", "trained"], rows)
+
+
+def _values(metrics: Metrics) -> list[str]:
+    return [format_number(metrics[key][0]) if key in metrics else MISSING for key in COLUMNS]
+
+
+def _rate(record: Record) -> str:
+    """What was set: a method that trains nothing has none."""
+    rate = record.settings.get("lr")
+    return f"{rate:.0e}".replace("e-0", "e-") if rate else MISSING
+
+
+def _costs(record: Record) -> list[str]:
+    cost = record.cost
+    share = cost.get("trainable_share")
+    return [
+        str(cost.get("steps", MISSING)),
+        f"{cost['seconds']:.0f}" if "seconds" in cost else MISSING,
+        f"{cost['peak_memory_gb']:.1f}" if "peak_memory_gb" in cost else MISSING,
+        MISSING if share is None else f"{share:.2%}" if 0 < share < 0.01 else f"{share:.0%}",
+    ]
+
+
+def _rates(records: Records, wanted: Wanted, best: Mapping[str, str]) -> str:
+    """Both learning rates of every method, with what they were chosen by."""
+    goal = records.models.get(RETAIN_MODEL, {})
+    rows = []
+    for name, method in wanted.methods.items():
+        record = records.runs.get(name)
+        if record is None or not record.settings.get("lr"):
+            continue
+        mark = "x" if best.get(method) == name else ""
+        if record.failed:
+            rows.append([method, _rate(record), MISSING, MISSING, record.failed, mark])
+            continue
+        score = probe_score(record.metrics, goal)
+        told, kept = (format_number(record.metrics[key][0]) for key in (TOLD, KEPT))
+        rows.append([method, _rate(record), told, kept, f"{score:.3f}", mark])
+    head = ["method", "lr", "told, reworded", "kept, other rows", "score", "chosen"]
+    return markdown_table(head, rows) if rows else "Nothing has been run yet."
+
+
+def _answers(picked: Mapping[str, Record]) -> str:
+    blocks = []
+    first = next((record for record in picked.values() if record.answers), None)
+    if first:
+        asked = [f"{n}. {row['prompt']} *{row['truth']}*" for n, row in enumerate(first.answers, start=1)]
+        blocks.append("\n".join(asked))
+    for method, record in picked.items():
+        lines = [f"{n}. {row['answer'] or '(empty)'}" for n, row in enumerate(record.answers, start=1)]
+        blocks.append(f"## {method}\n\n" + ("\n".join(lines) or record.failed))
+    return "\n\n".join(blocks) + "\n"
+
+
+def plot(models: Mapping[str, Metrics], picked: Mapping[str, Record]) -> bytes | None:
+    """Utility against extraction strength; the methods that none beats in both are named."""
+    places = {method: _place(record.metrics) for method, record in picked.items() if not record.failed}
+    shown = {method: place for method, place in places.items() if place}
+    known = {name: place for name, metrics in models.items() if (place := _place(metrics))}
+    if not shown or RETAIN_MODEL not in known or not figures_available():
+        return None
+    goal = known[RETAIN_MODEL][0]
+    named = unbeaten({method: (abs(x - goal), y) for method, (x, y) in shown.items()})
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        for x, y in shown.values():
+            axes.scatter([x], [y], s=18, color=SERIES[0], zorder=2)
+        for name, place in known.items():
+            axes.scatter([place[0]], [place[1]], s=70, marker="*", color=SERIES[1], zorder=3)
+            axes.annotate(name, place, xytext=(6, 6), textcoords="offset points", fontsize=8)
+        for method in sorted(named):
+            axes.annotate(method, shown[method], xytext=(5, -9), textcoords="offset points", fontsize=7, color=MUTED)
+        axes.axvline(goal, color=SERIES[1], linewidth=0.8, linestyle=":")
+        axes.set_xlabel("extraction strength on the forget rows (dotted: the retain model's)")
+        axes.set_ylabel("model utility")
+
+    return figure_bytes(paint, "svg", (7.5, 5.0))
+
+
+def _place(metrics: Metrics) -> tuple[float, float] | None:
+    x, y = metrics[FORGET][0], metrics[UTILITY][0]
+    return None if x is None or y is None else (x, y)
+
+
+def unbeaten(points: Mapping[str, tuple[float, float]]) -> Collection[str]:
+    """Those to which no other is at least as near to the goal and as useful, and better in one of the two.
+
+    Args:
+        points: distance to the goal, lower is better, and utility, higher is better.
+    """
+    return {
+        name
+        for name, (x, y) in points.items()
+        if not any((a <= x and b >= y) and (a, b) != (x, y) for a, b in points.values())
+    }

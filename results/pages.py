@@ -1,0 +1,36 @@
+"""Putting what was measured into a page, between its marks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from expunge.errors import UserError
+
+DOCS = Path(__file__).parents[1] / "docs" / "results"
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def marks(section: str) -> tuple[str, str]:
+    """The lines between which a section's results stand."""
+    return f"<!-- {section} results begin -->", f"<!-- {section} results end -->"
+
+
+def put(page: Path, section: str, text: str) -> None:
+    """Replace what stands between a section's marks.
+
+    Raises:
+        UserError: if the page is not there, or has no marks.
+    """
+    whole = page.read_text(encoding="utf-8") if page.is_file() else ""
+    begin, end = marks(section)
+    before, begun, rest = whole.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (begun and ended):
+        raise UserError(f"{page}: must hold the lines {begin} and {end}, between which the results go")
+    page.write_text(f"{before}{begin}\n{text}{end}{after}", encoding="utf-8")

@@ -1,0 +1,89 @@
+"""What runs found, small enough to stand beside the page that is made of it: one JSON file a part."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from expunge.errors import UserError
+from expunge.recipe import Recipe
+
+KEPT = (
+    "extraction_strength", "exact_memorization", "forget_Q_A_ROUGE", "forget_Q_A_Prob", "forget_truth_ratio",
+    "forget_quality_log10", "model_utility", "retain_Q_A_ROUGE", "general_Q_A_ROUGE", "mia_min_k", "privleak",
+    "forget_perplexity", "forget_distinct_2", "forget_empty_rate", "answers_perplexity",
+    "forget_rephrased_Q_A_ROUGE", "retain_other_Q_A_ROUGE",
+)  # fmt: skip
+"""Metrics that pages show or choose by."""
+COST = ("steps", "lr", "trainable_share", "seconds", "peak_memory_gb", "stopped")
+"""What is kept of a run's unlearn stage."""
+BEFORE, RETAIN_MODEL = "before", "retain model"
+
+Metrics = Mapping[str, list[float | None]]
+"""By key: value, and the ends of its interval."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One run."""
+
+    digest: str
+    """Of its recipe: a record of another is made again."""
+    method: str
+    settings: dict[str, Any]
+    """Of its unlearn part, what its recipe sets."""
+    metrics: dict[str, list[float | None]] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)
+    answers: list[dict[str, str]] = field(default_factory=list)
+    """The first ones: ``prompt``, ``truth`` and ``answer``."""
+    machine: str = ""
+    failed: str = ""
+    """Why there are no numbers, in one line."""
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """Of everything that numbers depend on."""
+    content = recipe.as_dict()
+    (content.get("unlearn") or {}).pop("keep_weights", None)
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+class Records:
+    """The file of a part: the models that all runs share, and a record for each run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.models: dict[str, Metrics] = {}
+        self.runs: dict[str, Record] = {}
+        if path.is_file():
+            try:
+                content = json.loads(path.read_text(encoding="utf-8"))
+                self.models = content["models"]
+                self.runs = {name: Record(**record) for name, record in content["runs"].items()}
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{path}: no file of results: {error}") from None
+
+    def save(self) -> None:
+        """Whole or not at all; a line for each run."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        runs = ",\n".join(f"  {json.dumps(name)}: {json.dumps(asdict(run))}" for name, run in self.runs.items())
+        text = f'{{\n "models": {json.dumps(self.models)},\n "runs": {{\n{runs}\n }}\n}}\n'
+        partial = self.path.with_name(f"{self.path.name}.partial")
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, self.path)
+
+
+def kept_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, list[float | None]]:
+    """Those that pages show, with four significant digits."""
+    return {
+        key: [_rounded(metrics[key][end]) for end in ("value", "ci_low", "ci_high")] for key in KEPT if key in metrics
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")

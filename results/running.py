@@ -1,0 +1,82 @@
+"""Carrying out a part's runs, one after the other; what has been found already is not run again."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from benchmarks.machine import cores, processor
+from expunge.errors import ModelError, NonFiniteLossError, ResourceError, UserError, unknown
+from expunge.evaluation.samples import read_texts
+from expunge.pipeline.run import RunResult, run_recipe
+from expunge.progress import say
+from expunge.recipe import Recipe, expand, read_recipe
+from results.records import BEFORE, COST, RETAIN_MODEL, Record, Records, kept_metrics, recipe_digest
+
+AFTER = "after"
+ANSWERS = 3
+"""How many answers of each run are kept to be read."""
+
+
+def runs_of(recipe: Path, only: Collection[str] = ()) -> dict[str, Recipe]:
+    """A recipe's runs by name; of some methods or names alone, if these are given.
+
+    Raises:
+        UserError: for a name that is neither a method's nor a run's.
+    """
+    found = expand(read_recipe(recipe))
+    known = {name for run, part in found.items() for name in (run, method_of(part))}
+    for name in only:
+        if name not in known:
+            raise UserError(unknown("run or method", name, known))
+    return {name: run for name, run in found.items() if not only or {name, method_of(run)} & set(only)}
+
+
+def missing(runs: dict[str, Recipe], records: Records) -> dict[str, Recipe]:
+    """Those without a record, or with one of another recipe."""
+    kept = {name: record.digest for name, record in records.runs.items()}
+    return {name: run for name, run in runs.items() if kept.get(name) != recipe_digest(run)}
+
+
+def carry_out(runs: dict[str, Recipe], records: Records, out: Path, *, data_root: str | None = None) -> None:
+    """Run what is missing below ``out`` and write each one's record down as soon as it is there."""
+    machine = f"{processor()}, {cores()} cores"
+    todo = missing(runs, records)
+    for number, (name, recipe) in enumerate(todo.items(), start=1):
+        say(f"-- {name} ({number} of {len(todo)})")
+        try:
+            result = run_recipe(recipe, out / name, store=out / "stages", data_root=data_root, alone=False)
+        except (NonFiniteLossError, ResourceError, ModelError) as error:
+            say(f"{name}: {error}")
+            records.runs[name] = _record(recipe, failed=str(error))
+        else:
+            for model in (BEFORE, RETAIN_MODEL):
+                records.models[model] = kept_metrics(result.metrics[model])
+            records.runs[name] = _found(recipe, result, machine)
+        records.save()
+
+
+def _found(recipe: Recipe, result: RunResult, machine: str) -> Record:
+    facts = result.stages["unlearn"].facts
+    texts = read_texts(result.folder / "samples.parquet").get("forget", [])
+    return _record(
+        recipe,
+        metrics=kept_metrics(result.metrics[AFTER]),
+        cost={name: facts[name] for name in COST if name in facts},
+        answers=[
+            {"prompt": row["prompt"], "truth": row["answer"], "answer": row["generation"]} for row in texts[:ANSWERS]
+        ],
+        machine=machine,
+    )
+
+
+def _record(recipe: Recipe, **found: object) -> Record:
+    content = recipe.as_dict()["unlearn"]
+    settings = {name: value for name, value in content.items() if value not in (None, {}, False)}
+    return Record(digest=recipe_digest(recipe), method=method_of(recipe), settings=settings, **found)  # type: ignore[arg-type]
+
+
+def method_of(recipe: Recipe) -> str:
+    """The preset that a run unlearns by."""
+    assert recipe.unlearn is not None
+    return recipe.unlearn.method

@@ -1,0 +1,210 @@
+"""The results pages: what is chosen by what, and that runs are made once; on made-up numbers."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from expunge.errors import UserError
+from expunge.methods.table import METHODS
+from expunge.recipe import parse_recipe
+from results import methods, running
+from results.__main__ import main
+from results.choice import KEPT, TOLD, chosen, probe_score
+from results.pages import marks, put
+from results.parts import PARTS, RECIPES
+from results.records import BEFORE, RETAIN_MODEL, Record, Records, kept_metrics, recipe_digest
+from results.running import carry_out, method_of, missing, runs_of
+
+UNTRAINED = {"nothing", "keyword_filter", "refusal_prompt", "noise"}
+
+
+def metrics(told: float = 0.5, kept: float = 1.0, **others: float) -> dict[str, list[float | None]]:
+    numbers = {TOLD: told, KEPT: kept, "extraction_strength": 0.2, "model_utility": 0.6, **others}
+    return {key: [value, value - 0.1, value + 0.1] for key, value in numbers.items()}
+
+
+def record(method: str = "npo", **found: Any) -> Record:
+    made: dict[str, Any] = {
+        "digest": "d", "settings": {"lr": 3e-5}, "metrics": metrics(), "cost": {"steps": 16, "seconds": 30.2},
+        "answers": [{"prompt": "Who?", "truth": "Ada.", "answer": "Bob."}], "machine": "a CPU, 2 cores",
+    }  # fmt: skip
+    return Record(method=method, **{**made, **found})
+
+
+# -- choosing ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("told", "kept", "score"),
+    [(0.4, 0.9, 0.9), (0.7, 0.9, 0.6), (0.1, 0.9, 0.9), (1.0, 1.0, 0.4)],
+    ids=["as the retain model", "tells more", "less is no merit", "nothing done"],
+)
+def test_the_probe_score(told: float, kept: float, score: float) -> None:
+    assert probe_score(metrics(told, kept), metrics(0.4)) == pytest.approx(score)
+
+
+def test_the_better_probe_is_chosen_and_the_first_of_equals() -> None:
+    runs = {
+        "a-1": record("a", metrics=metrics(0.9)),
+        "a-2": record("a", metrics=metrics(0.5)),
+        "b-1": record("b"),
+        "b-2": record("b"),
+        "c-1": record("c", failed="diverged", metrics={}),
+        "c-2": record("c", metrics=metrics(1.0, 0.0)),
+        "d-1": record("d", failed="diverged", metrics={}),
+    }
+    assert chosen(runs, metrics(0.4)) == {"a": "a-2", "b": "b-1", "c": "c-2", "d": "d-1"}
+
+
+def test_what_nobody_beats_in_both() -> None:
+    points = {"near": (0.0, 0.5), "useful": (0.3, 0.9), "beaten": (0.3, 0.8), "twin": (0.0, 0.5)}
+    assert methods.unbeaten(points) == {"near", "useful", "twin"}
+
+
+# -- keeping -------------------------------------------------------------------------------------------------------
+
+
+def test_records_come_back_as_they_were(tmp_path: Path) -> None:
+    records = Records(tmp_path / "data" / "part.json")
+    records.models[BEFORE] = metrics()
+    records.runs = {"npo-3e-5": record(), "ga": record("ga", failed="diverged")}
+    records.save()
+    again = Records(records.path)
+    assert (again.models, again.runs) == (records.models, records.runs)
+
+
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "part.json").write_text('{"runs": 1}')
+    with pytest.raises(UserError, match="no file of results"):
+        Records(tmp_path / "part.json")
+
+
+def test_what_is_kept_of_the_metrics() -> None:
+    cell = {"value": 0.123456, "ci_low": None, "ci_high": 1.0, "n": 3}
+    assert kept_metrics({"model_utility": cell, "another": cell}) == {"model_utility": [0.1235, None, 1.0]}
+
+
+def test_a_record_is_another_recipes_where_anything_but_keeping_differs() -> None:
+    def digest(**unlearn: Any) -> str:
+        return recipe_digest(parse_recipe({"model": {"path": "x"}, "unlearn": {"method": "npo", **unlearn}}))
+
+    assert digest() == digest(keep_weights=False)
+    assert digest() != digest(lr=1e-5)
+
+
+# -- running -------------------------------------------------------------------------------------------------------
+
+
+def test_every_method_stands_at_two_learning_rates() -> None:
+    counts = Counter(method_of(run) for run in runs_of(RECIPES / "methods.yaml").values())
+    assert set(counts) == set(METHODS.names())
+    once = UNTRAINED | {"finetune_retain"}
+    assert all(number == (1 if method in once else 2) for method, number in counts.items())
+
+
+def test_runs_are_picked_by_name_or_method() -> None:
+    recipe = RECIPES / "methods.yaml"
+    assert set(runs_of(recipe, ["npo", "ga-1e-5"])) == {"npo-3e-5", "npo-6e-5", "ga-1e-5"}
+    with pytest.raises(UserError, match="did you mean"):
+        runs_of(recipe, ["npoo"])
+
+
+def test_each_run_is_made_once_and_failures_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def run_recipe(recipe: Any, out: Path, **_: Any) -> Any:
+        asked.append(out.name)
+        raise running.NonFiniteLossError("the loss became nan at step 2")
+
+    monkeypatch.setattr(running, "run_recipe", run_recipe)
+    runs = runs_of(RECIPES / "methods.yaml", ["npo"])
+    records = Records(tmp_path / "part.json")
+    carry_out(runs, records, tmp_path)
+    carry_out(runs, Records(records.path), tmp_path)
+    assert asked == ["npo-3e-5", "npo-6e-5"]
+    assert Records(records.path).runs["npo-3e-5"].failed == "the loss became nan at step 2"
+    assert missing(runs, Records(records.path)) == {}
+
+
+@pytest.mark.slow
+def test_a_run_leaves_its_numbers_and_three_answers(tmp_path: Path, model_folder: Path) -> None:
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(
+        f"""
+model: {{path: {model_folder}, max_length: 128}}
+data: {{benchmark: almanac, options: {{questions: 2, rephrased: 1, retain_other: true, eval_rows: 4}}}}
+finetune: {{lr: 1.0e-3, max_steps: 2, batch_size: 4}}
+retain_reference: train
+unlearn: {{max_steps: 2, batch_size: 4, keep_weights: false}}
+evaluate: {{max_new_tokens: 4, num_resamples: 20}}
+variants:
+  npo-1e-3: {{method: npo, lr: 1.0e-3}}
+"""
+    )
+    records = Records(tmp_path / "part.json")
+    carry_out(runs_of(recipe), records, tmp_path / "runs")
+    found = Records(records.path).runs["npo-1e-3"]
+    assert {TOLD, KEPT, "extraction_strength"} <= found.metrics.keys()
+    assert found.cost["steps"] == 2
+    assert len(found.answers) == 3
+    assert records.models.keys() == {BEFORE, RETAIN_MODEL}
+    assert not (tmp_path / "runs" / "npo-1e-3" / "model").exists()
+
+
+# -- pages ---------------------------------------------------------------------------------------------------------
+
+
+def test_only_what_stands_between_the_marks_is_replaced(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    begin, end = marks("a")
+    page.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
+    put(page, "a", "new\n")
+    assert page.read_text() == f"before\n{begin}\nnew\n{end}\nafter\n"
+    with pytest.raises(UserError, match="must hold the lines"):
+        put(page, "b", "new\n")
+
+
+def test_the_page_shows_what_was_chosen_and_what_was_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PAGE", "ANSWERS", "PLOT"):
+        place = tmp_path / getattr(methods, name).name
+        if name != "PLOT":
+            shutil.copyfile(getattr(methods, name), place)
+        monkeypatch.setattr(methods, name, place)
+    records = Records(tmp_path / "part.json")
+    records.models = {BEFORE: metrics(1.0), RETAIN_MODEL: metrics(0.4)}
+    records.runs = {
+        "npo-3e-5": record(metrics=metrics(0.9)),
+        "npo-6e-5": record(settings={"lr": 6e-5}),
+        "ga-1e-5": record("ga", settings={"lr": 1e-5}, metrics={}, failed="the loss became nan"),
+    }
+    wanted = {"npo-3e-5": "npo", "npo-6e-5": "npo", "ga-1e-5": "ga", "rmu-2e-3": "rmu"}
+    written = methods.write(records, wanted)
+    page = methods.PAGE.read_text()
+    assert "3 of 4 runs. Seconds and memory on: a CPU, 2 cores." in page
+    row = next(line for line in page.splitlines() if line.startswith("| npo | 6e-5 |"))
+    assert "0.200" in row
+    assert "| 16 | 30 |" in row
+    assert "| rmu | not run |" in page
+    assert "| ga | the loss became nan |" in page
+    assert "| npo | 3e-5 | 0.900 | 1.00 | 0.500 |  |" in page
+    assert "| npo | 6e-5 | 0.500 | 1.00 | 0.900 | x |" in page
+    assert "1. Bob." in methods.ANSWERS.read_text()
+    assert [path.name for path in written][:2] == ["methods.md", "methods_answers.md"]
+
+
+# -- the command ---------------------------------------------------------------------------------------------------
+
+
+def test_without_a_part_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert all(name in capsys.readouterr().out for name in PARTS)
+
+
+def test_an_unknown_part(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["metods"]) == 2
+    assert "did you mean 'methods'" in capsys.readouterr().err
