@@ -276,7 +276,7 @@ class Plan:
     def _weight_parts(self, part: TrainPart, origin: str, rules: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
         fields = dataclasses.asdict(part)
         for name in _NO_EFFECT_ON_WEIGHTS:
-            fields.pop(name)
+            fields.pop(name, None)
         # What is left to the machine counts as it turns out. How steps are cut changes nothing but rounding, and a
         # better cut makes no stage anew.
         fields["micro_batch_tokens"] = part.micro_batch_tokens or _CUT_LEFT_OPEN
