@@ -15,7 +15,7 @@ from expunge.errors import UserError, unknown
 from results.pages import DOCS
 from results.parts import PARTS, RECIPES, Part
 from results.records import Records
-from results.running import carry_out, method_of, missing, runs_of
+from results.running import carry_out, missing, runs_of
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -42,8 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, part in parts.items():
             records, recipe = _records(name), RECIPES / f"{part.recipe}.yaml"
             if not options.write:
-                carry_out(runs_of(recipe, only), records, options.out / name, data_root=options.data_root)
-            written = part.write(records, {run: method_of(asked) for run, asked in runs_of(recipe).items()})
+                place, store = options.out / name, options.out / "stages"
+                carry_out(runs_of(recipe, only), records, place, store=store, data_root=options.data_root)
+            written = part.write(records, list(runs_of(recipe)))
             print("wrote " + ", ".join(str(path.relative_to(DOCS.parents[1])) for path in written))
     except UserError as error:
         print(error, file=sys.stderr)

@@ -1,7 +1,8 @@
-"""Which learning rate stands for a method: by rows that no table reports."""
+"""Which learning rate stands for a method, or for another role: by rows that no table reports."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from results.records import Metrics, Record
@@ -19,15 +20,20 @@ def probe_score(metrics: Metrics, retain_model: Metrics) -> float:
     return kept - max(0.0, told - goal)
 
 
+def role_of(name: str) -> str:
+    """What a run stands for: its name without the learning rate."""
+    return re.sub(r"-\d+e-\d+$", "", name)
+
+
 def chosen(runs: Mapping[str, Record], retain_model: Metrics) -> dict[str, str]:
-    """The run that stands for each method, in the order of the recipe; of equals the first."""
+    """The run that stands for each role; of equals the first."""
     found: dict[str, str] = {}
     for name, run in runs.items():
-        best = found.setdefault(run.method, name)
+        best = found.setdefault(role_of(name), name)
         if not run.failed and (
             runs[best].failed or probe_score(run.metrics, retain_model) > probe_score(runs[best].metrics, retain_model)
         ):
-            found[run.method] = name
+            found[role_of(name)] = name
     return found
 
 

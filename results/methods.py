@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from expunge.reporting.figures import MUTED, SERIES, figure_bytes, figures_available
 from expunge.reporting.tables import MISSING, format_number
-from results.choice import KEPT, TOLD, chosen, probe_score
-from results.pages import DOCS, markdown_table, put
+from results.choice import KEPT, TOLD, chosen, probe_score, role_of
+from results.pages import DOCS, markdown_table, put, state
 from results.records import BEFORE, RETAIN_MODEL, Metrics, Record, Records
 
 if TYPE_CHECKING:
@@ -35,35 +34,23 @@ COLUMNS = {
 NOT_RUN = "not run"
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """The runs that the recipe asks for: method by name."""
-
-    methods: Mapping[str, str]
-
-    @property
-    def names(self) -> list[str]:
-        """Every method once, in the recipe's order."""
-        return list(dict.fromkeys(self.methods.values()))
-
-
-def write(records: Records, methods: Mapping[str, str]) -> list[Path]:
+def write(records: Records, names: Sequence[str]) -> list[Path]:
     """Fill the page, the answers and the plot.
 
     Args:
         records: of the part.
-        methods: of every run that the recipe asks for, by name.
+        names: of every run that the recipe asks for.
 
     Returns:
         The files written.
     """
-    wanted = Wanted(methods)
+    methods = list(dict.fromkeys(map(role_of, names)))
     best = chosen(records.runs, records.models.get(RETAIN_MODEL, {})) if records.runs else {}
-    picked = {method: records.runs[best[method]] for method in wanted.names if method in best}
+    picked = {method: records.runs[best[method]] for method in methods if method in best}
     drawing = plot(records.models, picked)
     shown = f"![Extraction strength and model utility of every method]({PLOT.name})\n\n" if drawing else ""
-    put(PAGE, "methods", f"{_state(records, wanted)}\n\n{shown}{_table(records.models, picked, wanted)}\n")
-    put(PAGE, "rates", _rates(records, wanted, best) + "\n")
+    put(PAGE, "methods", f"{state(records, names)}\n\n{shown}{_table(records.models, picked, methods)}\n")
+    put(PAGE, "rates", _rates(records, best) + "\n")
     put(ANSWERS, "answers", _answers(picked))
     if drawing is None:
         return [PAGE, ANSWERS]
@@ -71,19 +58,13 @@ def write(records: Records, methods: Mapping[str, str]) -> list[Path]:
     return [PAGE, ANSWERS, PLOT]
 
 
-def _state(records: Records, wanted: Wanted) -> str:
-    done = [name for name in wanted.methods if name in records.runs]
-    machines = dict.fromkeys(record.machine for record in records.runs.values() if record.machine)
-    return f"{len(done)} of {len(wanted.methods)} runs. Seconds and memory on: {'; '.join(machines) or 'nothing yet'}."
-
-
-def _table(models: Mapping[str, Metrics], picked: Mapping[str, Record], wanted: Wanted) -> str:
+def _table(models: Mapping[str, Metrics], picked: Mapping[str, Record], methods: Sequence[str]) -> str:
     rows = [
         [f"*{name}*", MISSING, *_values(models[name]), *[MISSING] * 4]
         for name in (BEFORE, RETAIN_MODEL)
         if name in models
     ]
-    for method in wanted.names:
+    for method in methods:
         record = picked.get(method)
         if record is None or record.failed:
             reason = record.failed if record else NOT_RUN
@@ -114,15 +95,15 @@ def _costs(record: Record) -> list[str]:
     ]
 
 
-def _rates(records: Records, wanted: Wanted, best: Mapping[str, str]) -> str:
+def _rates(records: Records, best: Mapping[str, str]) -> str:
     """Both learning rates of every method, with what they were chosen by."""
     goal = records.models.get(RETAIN_MODEL, {})
     rows = []
-    for name, method in wanted.methods.items():
-        record = records.runs.get(name)
-        if record is None or not record.settings.get("lr"):
+    for name, record in records.runs.items():
+        if not record.settings.get("lr"):
             continue
-        mark = "x" if best.get(method) == name else ""
+        method = role_of(name)
+        mark = "x" if best[method] == name else ""
         if record.failed:
             rows.append([method, _rate(record), MISSING, MISSING, record.failed, mark])
             continue

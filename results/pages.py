@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from expunge.errors import UserError
+from results.records import Records
 
 DOCS = Path(__file__).parents[1] / "docs" / "results"
 
@@ -34,3 +35,10 @@ def put(page: Path, section: str, text: str) -> None:
     if not (begun and ended):
         raise UserError(f"{page}: must hold the lines {begin} and {end}, between which the results go")
     page.write_text(f"{before}{begin}\n{text}{end}{after}", encoding="utf-8")
+
+
+def state(records: Records, names: Collection[str]) -> str:
+    """How much of a part has been run, and where."""
+    done = sum(name in records.runs for name in names)
+    machines = dict.fromkeys(record.machine for record in records.runs.values() if record.machine)
+    return f"{done} of {len(names)} runs. Seconds and memory on: {'; '.join(machines) or 'nothing yet'}."

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from results import methods
+from results import claims, methods
 from results.records import Records
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "results"
@@ -21,8 +21,8 @@ class Part:
     """Its file in ``recipes/results``, without the ending."""
     minutes: int
     """What it may take on two cores."""
-    write: Callable[[Records, Mapping[str, str]], list[Path]]
-    """Fills the page from what there is and the methods of all runs by name; returns the files written."""
+    write: Callable[[Records, Sequence[str]], list[Path]]
+    """Fills the page from what there is and the names of all runs; returns the files written."""
 
 
 PARTS: dict[str, Part] = {
@@ -31,6 +31,12 @@ PARTS: dict[str, Part] = {
         recipe="methods",
         minutes=240,
         write=methods.write,
+    ),
+    "claims": Part(
+        title="what papers claim, held against controls",
+        recipe="claims",
+        minutes=90,
+        write=claims.write,
     ),
 }
 """By name, in the order in which they are run."""

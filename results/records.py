@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -39,6 +40,10 @@ class Record:
     """Of its unlearn part, what its recipe sets."""
     metrics: dict[str, list[float | None]] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
+    attacks: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    """By attack: ``unlearned``, ``original`` and ``reference`` under it, ``rise``, ``recovery`` and ``residual``."""
+    durability: dict[str, Any] = field(default_factory=dict)
+    """``value``, its interval ``low`` and ``high``, the ``worst`` attack, and ``kept`` of the retain rows."""
     answers: list[dict[str, str]] = field(default_factory=list)
     """The first ones: ``prompt``, ``truth`` and ``answer``."""
     machine: str = ""
@@ -81,9 +86,10 @@ class Records:
 def kept_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, list[float | None]]:
     """Those that pages show, with four significant digits."""
     return {
-        key: [_rounded(metrics[key][end]) for end in ("value", "ci_low", "ci_high")] for key in KEPT if key in metrics
+        key: [rounded(metrics[key][end]) for end in ("value", "ci_low", "ci_high")] for key in KEPT if key in metrics
     }
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.4g}")
+def rounded(value: float | None) -> float | None:
+    """To four significant digits; None for what is not known."""
+    return None if value is None or math.isnan(value) else float(f"{value:.4g}")

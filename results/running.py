@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from benchmarks.machine import cores, processor
 from expunge.errors import ModelError, NonFiniteLossError, ResourceError, UserError, unknown
 from expunge.evaluation.samples import read_texts
+from expunge.pipeline.attacking import Audit
 from expunge.pipeline.run import RunResult, run_recipe
 from expunge.progress import say
 from expunge.recipe import Recipe, expand, read_recipe
-from results.records import BEFORE, COST, RETAIN_MODEL, Record, Records, kept_metrics, recipe_digest
+from results.records import BEFORE, COST, RETAIN_MODEL, Record, Records, kept_metrics, recipe_digest, rounded
 
 AFTER = "after"
 ANSWERS = 3
@@ -38,14 +40,24 @@ def missing(runs: dict[str, Recipe], records: Records) -> dict[str, Recipe]:
     return {name: run for name, run in runs.items() if kept.get(name) != recipe_digest(run)}
 
 
-def carry_out(runs: dict[str, Recipe], records: Records, out: Path, *, data_root: str | None = None) -> None:
-    """Run what is missing below ``out`` and write each one's record down as soon as it is there."""
+def carry_out(
+    runs: dict[str, Recipe], records: Records, out: Path, *, store: Path, data_root: str | None = None
+) -> None:
+    """Run what is missing, and write each one's record down as soon as it is there.
+
+    Args:
+        runs: by name.
+        records: of their part.
+        out: where their folders go.
+        store: of the stages; parts that share it share their target and retain model.
+        data_root: folder with published benchmark files.
+    """
     machine = f"{processor()}, {cores()} cores"
     todo = missing(runs, records)
     for number, (name, recipe) in enumerate(todo.items(), start=1):
         say(f"-- {name} ({number} of {len(todo)})")
         try:
-            result = run_recipe(recipe, out / name, store=out / "stages", data_root=data_root, alone=False)
+            result = run_recipe(recipe, out / name, store=store, data_root=data_root, alone=False)
         except (NonFiniteLossError, ResourceError, ModelError) as error:
             say(f"{name}: {error}")
             records.runs[name] = _record(recipe, failed=str(error))
@@ -63,11 +75,32 @@ def _found(recipe: Recipe, result: RunResult, machine: str) -> Record:
         recipe,
         metrics=kept_metrics(result.metrics[AFTER]),
         cost={name: facts[name] for name in COST if name in facts},
+        **(_attacked(result.audit) if result.audit else {}),
         answers=[
             {"prompt": row["prompt"], "truth": row["answer"], "answer": row["generation"]} for row in texts[:ANSWERS]
         ],
         machine=machine,
     )
+
+
+def _attacked(audit: Audit) -> dict[str, Any]:
+    """What the attacks of a run came to."""
+    found = {
+        item.attack.key: {
+            **{model: rounded(mean) for model, mean in item.means.items()},
+            **{what: rounded(getattr(item.outcome, what).value) for what in ("rise", "recovery", "residual")},
+        }
+        for item in audit.attacked
+        if item.outcome
+    }
+    estimate = audit.durability.estimate
+    low, high = map(rounded, estimate.interval or (None, None))
+    kept = rounded(audit.kept.value)
+    worst = audit.durability.worst
+    return {
+        "attacks": found,
+        "durability": {"value": rounded(estimate.value), "low": low, "high": high, "worst": worst, "kept": kept},
+    }
 
 
 def _record(recipe: Recipe, **found: object) -> Record:

@@ -12,9 +12,9 @@ import pytest
 from expunge.errors import UserError
 from expunge.methods.table import METHODS
 from expunge.recipe import parse_recipe
-from results import methods, running
+from results import claims, methods, running
 from results.__main__ import main
-from results.choice import KEPT, TOLD, chosen, probe_score
+from results.choice import KEPT, TOLD, chosen, probe_score, role_of
 from results.pages import marks, put
 from results.parts import PARTS, RECIPES
 from results.records import BEFORE, RETAIN_MODEL, Record, Records, kept_metrics, recipe_digest
@@ -58,7 +58,15 @@ def test_the_better_probe_is_chosen_and_the_first_of_equals() -> None:
         "c-2": record("c", metrics=metrics(1.0, 0.0)),
         "d-1": record("d", failed="diverged", metrics={}),
     }
-    assert chosen(runs, metrics(0.4)) == {"a": "a-2", "b": "b-1", "c": "c-2", "d": "d-1"}
+    assert chosen(_rates(runs), metrics(0.4)) == {"a": "a-2e-5", "b": "b-1e-5", "c": "c-2e-5", "d": "d-1e-5"}
+
+
+def _rates(runs: dict[str, Record]) -> dict[str, Record]:
+    return {f"{name}e-5": run for name, run in runs.items()}
+
+
+def test_a_role_is_a_name_without_its_learning_rate() -> None:
+    assert [role_of(name) for name in ("npo-3e-5", "sure_random-1e-4", "nothing")] == ["npo", "sure_random", "nothing"]
 
 
 def test_what_nobody_beats_in_both() -> None:
@@ -124,8 +132,8 @@ def test_each_run_is_made_once_and_failures_are_kept(tmp_path: Path, monkeypatch
     monkeypatch.setattr(running, "run_recipe", run_recipe)
     runs = runs_of(RECIPES / "methods.yaml", ["npo"])
     records = Records(tmp_path / "part.json")
-    carry_out(runs, records, tmp_path)
-    carry_out(runs, Records(records.path), tmp_path)
+    carry_out(runs, records, tmp_path, store=tmp_path / "stages")
+    carry_out(runs, Records(records.path), tmp_path, store=tmp_path / "stages")
     assert asked == ["npo-3e-5", "npo-6e-5"]
     assert Records(records.path).runs["npo-3e-5"].failed == "the loss became nan at step 2"
     assert missing(runs, Records(records.path)) == {}
@@ -140,6 +148,7 @@ model: {{path: {model_folder}, max_length: 128}}
 data: {{benchmark: almanac, options: {{questions: 2, rephrased: 1, retain_other: true, eval_rows: 4}}}}
 finetune: {{lr: 1.0e-3, max_steps: 2, batch_size: 4}}
 retain_reference: train
+attack: {{attacks: ["quantise:int4"], num_resamples: 20}}
 unlearn: {{max_steps: 2, batch_size: 4, keep_weights: false}}
 evaluate: {{max_new_tokens: 4, num_resamples: 20}}
 variants:
@@ -147,10 +156,12 @@ variants:
 """
     )
     records = Records(tmp_path / "part.json")
-    carry_out(runs_of(recipe), records, tmp_path / "runs")
+    carry_out(runs_of(recipe), records, tmp_path / "runs", store=tmp_path / "stages")
     found = Records(records.path).runs["npo-1e-3"]
     assert {TOLD, KEPT, "extraction_strength"} <= found.metrics.keys()
     assert found.cost["steps"] == 2
+    assert {"unlearned", "original", "reference", "rise", "residual"} <= found.attacks["quantise:int4"].keys()
+    assert "kept" in found.durability
     assert len(found.answers) == 3
     assert records.models.keys() == {BEFORE, RETAIN_MODEL}
     assert not (tmp_path / "runs" / "npo-1e-3" / "model").exists()
@@ -182,8 +193,7 @@ def test_the_page_shows_what_was_chosen_and_what_was_not_run(tmp_path: Path, mon
         "npo-6e-5": record(settings={"lr": 6e-5}),
         "ga-1e-5": record("ga", settings={"lr": 1e-5}, metrics={}, failed="the loss became nan"),
     }
-    wanted = {"npo-3e-5": "npo", "npo-6e-5": "npo", "ga-1e-5": "ga", "rmu-2e-3": "rmu"}
-    written = methods.write(records, wanted)
+    written = methods.write(records, ["npo-3e-5", "npo-6e-5", "ga-1e-5", "rmu-2e-3"])
     page = methods.PAGE.read_text()
     assert "3 of 4 runs. Seconds and memory on: a CPU, 2 cores." in page
     row = next(line for line in page.splitlines() if line.startswith("| npo | 6e-5 |"))
@@ -197,12 +207,67 @@ def test_the_page_shows_what_was_chosen_and_what_was_not_run(tmp_path: Path, mon
     assert [path.name for path in written][:2] == ["methods.md", "methods_answers.md"]
 
 
+# -- claims --------------------------------------------------------------------------------------------------------
+
+
+def runs_with(**found: dict[str, list[float | None]]) -> dict[str, Record]:
+    return {role: record(role, metrics=values) for role, values in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("mine", "other", "goal", "bounds", "said"),
+    [
+        (0.5, 0.9, "higher", {}, "does not hold: 0.500 against 0.900"),
+        (0.9, 0.5, "higher", {}, "holds: 0.900 against 0.500"),
+        (0.6, 0.5, "lower", {}, "does not hold: 0.600 against 0.500, intervals overlap"),
+        (0.6, 0.5, "lower", {"within": 0.1}, "holds: 0.600 against 0.500, intervals overlap"),
+        (0.9, 0.5, "lower", {"factor": 2.0}, "holds: 0.900 against 0.500"),
+    ],
+)
+def test_a_comparison(mine: float, other: float, goal: str, bounds: dict[str, float], said: str) -> None:
+    test = claims.Test("utility", "a", goal, "b", **bounds)
+    runs = runs_with(a=metrics(model_utility=mine), b=metrics(model_utility=other))
+    assert test.judge(runs) == said
+
+
+def test_what_was_not_run_or_measured_is_no_verdict() -> None:
+    runs = runs_with(a=metrics(), b=metrics())
+    assert claims.Test("utility", "a", "lower", "c").judge(runs) == "not run"
+    assert claims.Test("int4", "a", "lower", "b").judge(runs) == "not measured"
+
+
+def test_every_claim_reads_roles_and_columns_that_there_are() -> None:
+    roles = {role_of(name) for name in runs_of(RECIPES / "claims.yaml")}
+    for claim in claims.CLAIMS:
+        assert set(claim.roles) <= roles
+        assert set(claim.columns) <= claims.COLUMNS.keys()
+        for test in claim.tests:
+            assert {test.subject, test.other} <= set(claim.roles)
+            assert test.column in claim.columns, "a verdict's numbers stand in the table"
+
+
+def test_the_page_of_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "claims.md"
+    shutil.copyfile(claims.PAGE, page)
+    monkeypatch.setattr(claims, "PAGE", page)
+    records = Records(tmp_path / "part.json")
+    records.models = {BEFORE: metrics(1.0), RETAIN_MODEL: metrics(0.4)}
+    records.runs = {"flat-2e-5": record(settings={"lr": 2e-5}), "npo_alone-1e-5": record(settings={"lr": 1e-5})}
+    claims.write(records, list(runs_of(RECIPES / "claims.yaml")))
+    text = page.read_text()
+    assert "2 of 26 runs" in text
+    assert "| flat | 2e-05 |" in text
+    assert "MU of flat higher than npo_alone's: **holds: 0.600 against 0.600, intervals overlap**" in text
+    assert "| sure | not run |" in text
+
+
 # -- the command ---------------------------------------------------------------------------------------------------
 
 
 def test_without_a_part_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
-    assert all(name in capsys.readouterr().out for name in PARTS)
+    said = capsys.readouterr().out
+    assert all(name in said for name in PARTS)
 
 
 def test_an_unknown_part(capsys: pytest.CaptureFixture[str]) -> None:
