@@ -572,7 +572,7 @@ def test_weights_that_are_no_numbers_are_no_result(out: Path, model_folder: Path
     [
         ("expunge.training.objective:labelled_rows", "micro_batch_tokens"),
         ("expunge.models.reference:labelled_rows", "memory"),
-        ("expunge.evaluation.generator:_generate_batch", "generation_batch"),
+        ("expunge.evaluation.generator:_answer", "generation_batch"),
         ("expunge.evaluation.scorer:labelled_rows", "pack_tokens"),
     ],
 )

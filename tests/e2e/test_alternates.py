@@ -78,7 +78,7 @@ def test_tokens_are_drawn_in_proportion() -> None:
     scores = torch.tensor([[0.0, 1.0, 2.0, -torch.inf]]).log_softmax(-1)
     counts: Counter[int] = Counter()
     for seed in range(1500):
-        processor = _Draw(Sampling(seed).draws([[5, 6]], 1), temperature=1.0, step=0)
+        processor = _Draw(Sampling(seed).draws([[5, 6]], 1), temperature=1.0, steps=torch.tensor([0]))
         kept = processor(torch.zeros(1, 2, dtype=torch.long), scores)
         assert int((kept > -torch.inf).sum()) == 1
         counts[int(kept.argmax())] += 1

@@ -13,7 +13,9 @@ import torch
 from conftest import city_rows, colour_rows
 from expunge.data.rows import Row
 from expunge.data.tree import TokenSequence
+from expunge.evaluation import generator
 from expunge.evaluation.generator import Sampling, generate_answers
+from expunge.evaluation.in_flight import InFlight
 from expunge.evaluation.metrics import TokenScores
 from expunge.evaluation.scorer import greedy_beginnings, score_sequences
 from expunge.models.load import LoadedModel, load_model
@@ -46,16 +48,59 @@ def counted(loaded: LoadedModel, ask: Callable[[], Any]) -> tuple[Any, int]:
         hook.remove()
 
 
+@pytest.mark.parametrize("batch_size", [2, 3, 5, 64])
 @pytest.mark.parametrize("sampling", [None, Sampling(seed=3, temperature=1.5)])
-def test_leaving_changes_no_answer(learned: LoadedModel, sampling: Sampling | None) -> None:
+def test_leaving_and_joining_change_no_answer(learned: LoadedModel, sampling: Sampling | None, batch_size: int) -> None:
     prompts = prompts_of(learned)
-    together, few = counted(learned, lambda: generate_answers(learned, prompts, max_new_tokens=LONG, sampling=sampling))
+    ask = {"max_new_tokens": LONG, "sampling": sampling, "batch_size": batch_size}
+    together, few = counted(learned, lambda: generate_answers(learned, prompts, **ask))
     alone = generate_answers(learned, prompts, max_new_tokens=LONG, batch_size=1, sampling=sampling)
     assert together == alone
     # Answers end at different times, or this would test nothing.
     assert len({len(learned.tokenizer(text)["input_ids"]) for text in alone}) > 2
     longest = max(map(len, prompts))
     assert few < len(prompts) * (longest + LONG - 1)
+
+
+def test_rows_that_wait_take_the_places_of_those_that_left(
+    learned: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many rows are in each pass as there may be, until nobody waits."""
+    sizes: list[int] = []
+
+    def note(module: Any, args: Any, kwargs: Any) -> None:
+        if kwargs["input_ids"].shape[1] == 1:
+            sizes.append(len(kwargs["input_ids"]))
+
+    prompts = prompts_of(learned)
+    ask = {"max_new_tokens": LONG, "batch_size": 4, "sampling": Sampling(seed=3, temperature=1.5)}
+    hook = learned.model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        joined = generate_answers(learned, prompts, **ask)
+        with_joining = list(sizes)
+        sizes.clear()
+        monkeypatch.setattr(InFlight, "takes_others", lambda self, loaded: False)
+        assert generate_answers(learned, prompts, **ask) == joined
+    finally:
+        hook.remove()
+    assert max(with_joining) == 4
+    assert len(with_joining) < len(sizes), "fewer passes write the same answers"
+
+
+def test_rows_join_within_the_memory_that_there_is(learned: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = prompts_of(learned)
+    plain = generate_answers(learned, prompts, max_new_tokens=LONG)
+    longest = max(map(len, prompts)) + LONG
+    monkeypatch.setattr(generator, "CACHE_BYTES", 2 * longest * generator.bytes_of_a_token(learned.model))
+    seen: list[int] = []
+    hook = learned.model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    try:
+        assert generate_answers(learned, prompts, max_new_tokens=LONG) == plain
+    finally:
+        hook.remove()
+    assert max(seen) < len(prompts)
 
 
 def test_a_stop_text_cuts_the_answer(learned: LoadedModel) -> None:
@@ -204,8 +249,9 @@ def test_batches_say_what_single_rows_say(kind: str, tmp_path: Path) -> None:
     for stop in ((), ("a", "12")):
         expected = [min((text.split(end)[0] for end in stop), key=len, default=text).strip() for text in whole]
         for told in (None, known):
-            ask = {"max_new_tokens": LONG, "batch_size": 7, "stop": stop, "known": told}
-            assert generate_answers(loaded, prompts, **ask) == expected
+            for batch_size in (3, 7):
+                ask = {"max_new_tokens": LONG, "batch_size": batch_size, "stop": stop, "known": told}
+                assert generate_answers(loaded, prompts, **ask) == expected
 
 
 @pytest.mark.slow

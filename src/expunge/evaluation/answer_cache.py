@@ -40,6 +40,11 @@ class RoomyLayer(DynamicLayer):
         self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
         return self._write(before, key_states, value_states)
 
+    def forget(self) -> None:
+        """Let everything go."""
+        self.keys = self.values = self._view = None
+        self._buffers = []
+
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep some rows; they move up within the memory that is taken."""
         had_room = self._has_room

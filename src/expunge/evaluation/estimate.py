@@ -109,8 +109,9 @@ def _generation_seconds(
         pairs=sum(prompt**2 for prompt, _ in ordered),
     )
     reading = seconds_of(forward_flops(shape, prompts), machine.rates, shape, prompts, train=False)
-    steps = sum(max(length for _, length in batch) for batch in batches)
     row_steps = sum(length for _, length in ordered)
+    # Rows that wait take the places of those that have ended.
+    steps = max(row_steps / batch_size, *(length for _, length in ordered), 0.0)
     return reading + decode_seconds(shape, machine.rates, row_steps=row_steps, steps=steps)
 
 

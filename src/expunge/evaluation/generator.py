@@ -1,12 +1,14 @@
 """The generation pass: greedy or sampled answers in batches, sorted by length and padded.
 
-Rows that are done leave the batch: whenever a quarter of them are, the others go on by themselves with their cache.
+Rows that are done leave the batch: whenever a quarter of them are, the others go on with their cache, and rows that
+wait take the places.
 What all prompts of a batch begin with is encoded once, and what scoring has shown of an answer is not generated again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from functools import partial
@@ -15,18 +17,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
-from transformers.cache_utils import Cache
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from expunge.errors import ResourceError
-from expunge.evaluation.answer_cache import CACHE_BYTES, all_roomy, answer_cache, bytes_of_a_token
+from expunge.evaluation.answer_cache import CACHE_BYTES, bytes_of_a_token
+from expunge.evaluation.in_flight import Asked, Ids, InFlight
 from expunge.models.allocator import kept_memory
 from expunge.models.gated import gates_of
 from expunge.models.load import LoadedModel
 from expunge.parallel import gathered, my_share
 from expunge.progress import Bar, say
 
-Ids = tuple[int, ...]
 BENDING = (
     "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "encoder_repetition_penalty", "bad_words_ids", "min_length",
     "min_new_tokens", "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens",
@@ -35,8 +36,6 @@ BENDING = (
 """Settings that a model may come with and that make ``generate`` take another token than the likeliest."""
 LEAVING_SHARE = 4
 """Rows leave when one in so many has ended: the step costs by row, leaving costs a copy of what is remembered."""
-SHORTEST_PREFIX = 8
-"""A common beginning of fewer tokens is not worth a pass of its own."""
 
 
 @dataclass(frozen=True)
@@ -56,29 +55,19 @@ class Sampling:
 class _Draw(LogitsProcessor):
     """Leaves one token a row and step: where its share of the distribution holds the row's number in (0, 1]."""
 
-    def __init__(self, draws: Tensor, temperature: float, step: int) -> None:
+    def __init__(self, draws: Tensor, temperature: float, steps: Tensor) -> None:
         self.draws = draws
         self.temperature = temperature
-        self.step = step
+        self.steps = steps
+        """``(B,)`` how many tokens each answer has."""
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         shares = (scores.float() / self.temperature).softmax(dim=-1).cumsum(dim=-1)
-        at = self.draws[:, self.step, None].to(shares.device) * shares[:, -1:]
-        self.step += 1
+        drawn = self.draws.gather(1, self.steps.clamp(max=self.draws.shape[1] - 1)[:, None])
+        at = drawn.to(shares.device) * shares[:, -1:]
+        self.steps = self.steps + 1
         chosen = torch.searchsorted(shares, at).clamp(max=shares.shape[-1] - 1)
         return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)  # type: ignore[return-value]
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """A prompt, and how its answer is known to begin."""
-
-    prompt: Ids
-    known: Ids = ()
-
-    @property
-    def ids(self) -> Ids:
-        return self.prompt + self.known
 
 
 @torch.no_grad()
@@ -125,7 +114,7 @@ def generate_answers(
     answers |= _finished(begun, ending)
     # The gates of a gated model look at the end of what it is given, which must be its prompt's.
     gated = gates_of(model) is not None
-    waiting = [_Asked(p, () if gated else begins) for p, begins in begun.items() if p not in answers]
+    waiting = [Asked(p, () if gated else begins) for p, begins in begun.items() if p not in answers]
     cut = _batches(loaded, waiting, batch_size, max_new_tokens)
     # All but the last are full, unless their memory was.
     if (fewest := min(map(len, cut[:-1]), default=batch_size)) < batch_size:
@@ -136,16 +125,15 @@ def generate_answers(
     batches = my_share(cut)
     total = sum(map(len, batches))
     made: dict[Ids, str] = {}
-    for batch in batches:
-        try:
-            texts = _generate_batch(loaded, batch, ending, sampling)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise ResourceError(
-                f"out of memory while generating; lower evaluate.generation_batch (now {batch_size})"
-            ) from error
-        made |= {asked.prompt: text for asked, text in zip(batch, texts, strict=True)}
-        if update:
-            update(len(made), total)
+    try:
+        for asked, text in _written(loaded, batches, ending, sampling, batch_size):
+            made[asked.prompt] = text
+            if update:
+                update(len(made), total)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise ResourceError(
+            f"out of memory while generating; lower evaluate.generation_batch (now {batch_size})"
+        ) from error
     answers |= gathered(made)
     model.train(was_training)
     if guard := loaded.guard:
@@ -173,10 +161,10 @@ def _finished(begun: Mapping[Ids, Ids], ending: _Ending) -> dict[Ids, str]:
     return {p: text for p, (text, ended) in found.items() if ended}
 
 
-def _batches(loaded: LoadedModel, waiting: list[_Asked], batch_size: int, max_new_tokens: int) -> list[list[_Asked]]:
+def _batches(loaded: LoadedModel, waiting: list[Asked], batch_size: int, max_new_tokens: int) -> list[list[Asked]]:
     """Rows of like length together, so that little is padded, and no more than there is memory for."""
     each = bytes_of_a_token(loaded.model)
-    batches: list[list[_Asked]] = []
+    batches: list[list[Asked]] = []
     for asked in sorted(waiting, key=lambda a: (len(a.ids), a.ids)):
         rows = len(batches[-1]) + 1 if batches else 1
         full = rows > batch_size or rows * (len(asked.ids) + max_new_tokens) * each > CACHE_BYTES
@@ -243,101 +231,70 @@ class _Done(StoppingCriteria):
         return self.done.clone()  # type: ignore[return-value]
 
 
-@dataclass
-class _Going:
-    """The rows of a batch that have not ended, and what the model remembers of them."""
+def _written(
+    loaded: LoadedModel, batches: list[list[Asked]], ending: _Ending, sampling: Sampling | None, batch_size: int
+) -> Iterator[tuple[Asked, str]]:
+    """Every row's answer as soon as it has ended.
 
-    rows: list[int]
-    """Their places in the batch."""
-    ids: Tensor
-    """``(B, T)`` prompts, padded behind what all of them begin with, and what was answered so far."""
-    mask: Tensor
-    begins: Tensor
-    """``(B,)`` where answers begin."""
-    cache: Any = None
-
-    @classmethod
-    def start(cls, loaded: LoadedModel, batch: list[_Asked], max_new_tokens: int) -> _Going:
-        """All rows, nothing generated."""
-        device = next(loaded.model.parameters()).device
-        longest = max(len(asked.ids) for asked in batch)
-        cache = answer_cache(loaded.model, longest + max_new_tokens)
-        shared = _encode_shared(loaded, batch, cache)
-        ids = torch.zeros(len(batch), longest, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, asked in enumerate(batch):
-            rest = asked.ids[shared:]
-            for part, tokens in ((slice(shared), asked.ids[:shared]), (slice(longest - len(rest), None), rest)):
-                ids[row, part] = torch.tensor(tokens, dtype=torch.long)
-                mask[row, part] = 1
-        begins = torch.tensor([longest - len(asked.known) for asked in batch], device=device)
-        return cls(list(range(len(batch))), ids.to(device), mask.to(device), begins, cache)
-
-    def keep(self, output: Any, going: list[int]) -> _Going:
-        """Those of ``going``, after a pass that gave ``output``."""
-        ids: Tensor = output.sequences
-        cache = output.past_key_values
-        if isinstance(cache, Cache):
-            cache.batch_select_indices(torch.tensor(going, device=ids.device))
-        else:
-            cache = None  # what is remembered in another way is computed anew
-        answered = self.mask.new_ones(len(going), ids.shape[1] - self.mask.shape[1])
-        mask = torch.cat([self.mask[going], answered], dim=1)
-        return _Going([self.rows[i] for i in going], ids[going], mask, self.begins[going], cache)
-
-
-def _encode_shared(loaded: LoadedModel, batch: list[_Asked], cache: DynamicCache | None) -> int:
-    """Encode what all prompts begin with into every row of the cache, in one row; returns how many tokens that is.
-
-    Rows are then padded behind it. So it is left to models that go by position ids, as a packed tree needs, and whose
-    layers have no window, which would count the padding.
+    Where rows leave a batch, those of later batches take their places, if the model's memory allows it.
     """
-    shortest = min(len(asked.prompt) for asked in batch) - 1
-    columns = zip(*(asked.prompt[:shortest] for asked in batch), strict=True)
-    shared = next((at for at, tokens in enumerate(columns) if len(set(tokens)) > 1), shortest)
-    if cache is None or not all_roomy(cache) or not loaded.packed or gates_of(loaded.model):
-        return 0
-    if len(batch) == 1 or shared < SHORTEST_PREFIX:
-        return 0
-    ids = torch.tensor([batch[0].prompt[:shared]], device=next(loaded.model.parameters()).device)
-    loaded.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    cache.batch_repeat_interleave(len(batch))
-    return shared
+    waiting = deque(batches)
+    others: deque[Asked] = deque()
+    while waiting or others:
+        batch = waiting.popleft() if waiting else _joining(loaded, None, others, ending, batch_size)
+        going = InFlight.start(loaded, batch, ending.max_new_tokens)
+        if waiting and going.takes_others(loaded) and all(len(asked.ids) > 1 for rows in waiting for asked in rows):
+            others.extend(asked for rows in waiting for asked in rows)
+            waiting.clear()
+        while going.rows:
+            output = _answer(loaded, going, ending, sampling)
+            kept = []
+            for i, (asked, answer) in enumerate(zip(going.rows, going.answers(output.sequences), strict=True)):
+                text, ended = ending.reached(answer)
+                if ended:
+                    yield asked, text
+                else:
+                    kept.append(i)
+            if not kept:
+                break
+            going = going.keep(output, kept)
+            if joining := _joining(loaded, going, others, ending, batch_size):
+                going = going.joined(loaded, joining, ending.max_new_tokens)
 
 
-def _generate_batch(loaded: LoadedModel, batch: list[_Asked], ending: _Ending, sampling: Sampling | None) -> list[str]:
-    draws = sampling.draws([asked.prompt for asked in batch], ending.max_new_tokens) if sampling else None
-    texts = [""] * len(batch)
-    going = _Going.start(loaded, batch, ending.max_new_tokens)
-    while True:
-        step = going.ids.shape[1] - int(going.begins.max())
-        chooses = [_Draw(draws[going.rows], sampling.temperature, step)] if sampling and draws is not None else []
-        # A gated model must see its prompts in one pass; a state-space model's memory cannot be taken apart.
-        together = len(going.rows) == 1 or gates_of(loaded.model) is not None or loaded.model._is_stateful
-        done = _Done(ending, going.begins, together)
-        output = _answer(loaded, going, ending.max_new_tokens - step, chooses, done)
-        kept = []
-        for i, row in enumerate(going.rows):
-            texts[row], ended = ending.reached(output.sequences[i, going.begins[i] :].tolist())
-            if not ended:
-                kept.append(i)
-        if not kept:
-            return texts
-        going = going.keep(output, kept)
+def _joining(
+    loaded: LoadedModel, going: InFlight | None, others: deque[Asked], ending: _Ending, batch_size: int
+) -> list[Asked]:
+    """Those that there are places and memory for, taken from ``others``; at least one where nobody is going."""
+    each = bytes_of_a_token(loaded.model)
+    rows = len(going.rows) if going else 0
+    width = int(going.mask.sum(1).max()) if going else 0
+    taken: list[Asked] = []
+    while others and rows + len(taken) < batch_size:
+        width = max(width, len(others[0].ids))
+        needed = (rows + len(taken) + 1) * (width + ending.max_new_tokens) * each
+        if needed > CACHE_BYTES and (taken or going):
+            break
+        taken.append(others.popleft())
+    return taken
 
 
-def _answer(
-    loaded: LoadedModel, going: _Going, max_new_tokens: int, chooses: SequenceOf[LogitsProcessor], done: _Done
-) -> Any:
+def _answer(loaded: LoadedModel, going: InFlight, ending: _Ending, sampling: Sampling | None) -> Any:
     """Go on with these rows until enough of them have ended, or all where none may leave."""
+    chooses = []
+    if sampling:
+        draws = sampling.draws([asked.prompt for asked in going.rows], ending.max_new_tokens)
+        chooses.append(_Draw(draws, sampling.temperature, going.written.cpu()))
+    # A gated model must see its prompts in one pass; a state-space model's memory cannot be taken apart.
+    together = len(going.rows) == 1 or gates_of(loaded.model) is not None or loaded.model._is_stateful
     return loaded.model.generate(
         input_ids=going.ids,
         attention_mask=going.mask,
         past_key_values=going.cache,
         use_cache=True,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=ending.max_new_tokens - int(going.written.min()),
         logits_processor=LogitsProcessorList(chooses),
-        stopping_criteria=StoppingCriteriaList([done]),
+        stopping_criteria=StoppingCriteriaList([_Done(ending, going.begins, together)]),
         do_sample=False,
         num_beams=1,
         temperature=None,
@@ -345,6 +302,6 @@ def _answer(
         top_k=None,
         repetition_penalty=1.0,
         pad_token_id=loaded.tokenizer.pad_token_id,
-        eos_token_id=list(done.ending.ends),
+        eos_token_id=list(ending.ends),
         return_dict_in_generate=True,
     )
