@@ -13,9 +13,9 @@ from pathlib import Path
 
 from expunge.errors import UserError, unknown
 from results.pages import DOCS
-from results.parts import PARTS, RECIPES, Part
+from results.parts import PARTS, Part
 from results.records import Records
-from results.running import carry_out, missing, runs_of
+from results.running import Place
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -40,12 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         only = [name for name in options.only.split(",") if name]
         for name, part in parts.items():
-            records, recipe = _records(name), RECIPES / f"{part.recipe}.yaml"
+            records = _records(name)
             if not options.write:
-                place, store = options.out / name, options.out / "stages"
-                carry_out(runs_of(recipe, only), records, place, store=store, data_root=options.data_root)
-            written = part.write(records, list(runs_of(recipe)))
-            print("wrote " + ", ".join(str(path.relative_to(DOCS.parents[1])) for path in written))
+                part.run(records, Place(options.out / name, options.out / "stages", options.data_root), only)
+            print("wrote " + ", ".join(str(path.relative_to(DOCS.parents[1])) for path in part.write(records)))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
@@ -64,9 +62,9 @@ def _records(name: str) -> Records:
 
 
 def _state(name: str, part: Part) -> str:
-    runs = runs_of(RECIPES / f"{part.recipe}.yaml")
-    done = len(runs) - len(missing(runs, _records(name)))
-    return f"{name:<12} {done:>3} of {len(runs)} runs  at most {part.minutes} min  {part.title}"
+    total = len(part.names())
+    done = total - len(part.missing(_records(name)))
+    return f"{name:<12} {done:>3} of {total} runs  at most {part.minutes} min  {part.title}"
 
 
 if __name__ == "__main__":

@@ -2,41 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from results import claims, methods
 from results.records import Records
+from results.running import Place, carry_out, missing, runs_of
+from results.sequential import Sequential
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "results"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
+class Part(Protocol):
     """One page's worth of runs."""
+
+    @property
+    def title(self) -> str:
+        """In a few words."""
+
+    @property
+    def minutes(self) -> int:
+        """What it may take on two cores."""
+
+    def names(self) -> list[str]:
+        """Of all runs."""
+
+    def missing(self, records: Records) -> list[str]:
+        """Of the runs without a record, or with one of other settings."""
+
+    def run(self, records: Records, place: Place, only: Collection[str]) -> None:
+        """Make what is missing, and write each run's record down as soon as it is there.
+
+        Raises:
+            UserError: ``only`` names a run that there is not.
+        """
+
+    def write(self, records: Records) -> list[Path]:
+        """Fill the page; returns the files written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipePart:
+    """A part whose runs are those of one recipe."""
 
     title: str
     recipe: str
     """Its file in ``recipes/results``, without the ending."""
     minutes: int
-    """What it may take on two cores."""
-    write: Callable[[Records, Sequence[str]], list[Path]]
-    """Fills the page from what there is and the names of all runs; returns the files written."""
+    page: Callable[[Records, Sequence[str]], list[Path]]
+    """Fills the page from what there is and the names of all runs."""
+
+    @property
+    def _file(self) -> Path:
+        return RECIPES / f"{self.recipe}.yaml"
+
+    def names(self) -> list[str]:
+        """Of all runs."""
+        return list(runs_of(self._file))
+
+    def missing(self, records: Records) -> list[str]:
+        """Of the runs without a record, or with one of another recipe."""
+        return list(missing(runs_of(self._file), records))
+
+    def run(self, records: Records, place: Place, only: Collection[str]) -> None:
+        """Make what is missing."""
+        carry_out(runs_of(self._file, only), records, place)
+
+    def write(self, records: Records) -> list[Path]:
+        """Fill the page."""
+        return self.page(records, self.names())
 
 
 PARTS: dict[str, Part] = {
-    "methods": Part(
+    "methods": RecipePart(
         title="every method at two learning rates, on the almanac",
         recipe="methods",
         minutes=240,
-        write=methods.write,
+        page=methods.write,
     ),
-    "claims": Part(
+    "claims": RecipePart(
         title="what papers claim, held against controls",
         recipe="claims",
         minutes=90,
-        write=claims.write,
+        page=claims.write,
     ),
+    "sequential": Sequential(),
 }
 """By name, in the order in which they are run."""

@@ -44,6 +44,8 @@ class Record:
     """By attack: ``unlearned``, ``original`` and ``reference`` under it, ``rise``, ``recovery`` and ``residual``."""
     durability: dict[str, Any] = field(default_factory=dict)
     """``value``, its interval ``low`` and ``high``, the ``worst`` attack, and ``kept`` of the retain rows."""
+    matrix: dict[str, Any] = field(default_factory=dict)
+    """Of requests in sequence: points in ``time``, and by set its ``strength`` at each."""
     answers: list[dict[str, str]] = field(default_factory=list)
     """The first ones: ``prompt``, ``truth`` and ``answer``."""
     machine: str = ""

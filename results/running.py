@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,24 +41,26 @@ def missing(runs: dict[str, Recipe], records: Records) -> dict[str, Recipe]:
     return {name: run for name, run in runs.items() if kept.get(name) != recipe_digest(run)}
 
 
-def carry_out(
-    runs: dict[str, Recipe], records: Records, out: Path, *, store: Path, data_root: str | None = None
-) -> None:
-    """Run what is missing, and write each one's record down as soon as it is there.
+@dataclass(frozen=True)
+class Place:
+    """Where runs lie, and the files that they read."""
 
-    Args:
-        runs: by name.
-        records: of their part.
-        out: where their folders go.
-        store: of the stages; parts that share it share their target and retain model.
-        data_root: folder with published benchmark files.
-    """
+    out: Path
+    """Their folders."""
+    store: Path
+    """Their stages; parts that share it share their target and retain model."""
+    data_root: str | None = None
+    """Folder with published benchmark files."""
+
+
+def carry_out(runs: dict[str, Recipe], records: Records, place: Place) -> None:
+    """Run what is missing, and write each one's record down as soon as it is there."""
     machine = f"{processor()}, {cores()} cores"
     todo = missing(runs, records)
     for number, (name, recipe) in enumerate(todo.items(), start=1):
         say(f"-- {name} ({number} of {len(todo)})")
         try:
-            result = run_recipe(recipe, out / name, store=store, data_root=data_root, alone=False)
+            result = run_recipe(recipe, place.out / name, store=place.store, data_root=place.data_root, alone=False)
         except (NonFiniteLossError, ResourceError, ModelError) as error:
             say(f"{name}: {error}")
             records.runs[name] = _record(recipe, failed=str(error))

@@ -12,13 +12,13 @@ import pytest
 from expunge.errors import UserError
 from expunge.methods.table import METHODS
 from expunge.recipe import parse_recipe
-from results import claims, methods, running
+from results import claims, methods, running, sequential
 from results.__main__ import main
 from results.choice import KEPT, TOLD, chosen, probe_score, role_of
 from results.pages import marks, put
 from results.parts import PARTS, RECIPES
 from results.records import BEFORE, RETAIN_MODEL, Record, Records, kept_metrics, recipe_digest
-from results.running import carry_out, method_of, missing, runs_of
+from results.running import Place, carry_out, method_of, missing, runs_of
 
 UNTRAINED = {"nothing", "keyword_filter", "refusal_prompt", "noise"}
 
@@ -34,6 +34,10 @@ def record(method: str = "npo", **found: Any) -> Record:
         "answers": [{"prompt": "Who?", "truth": "Ada.", "answer": "Bob."}], "machine": "a CPU, 2 cores",
     }  # fmt: skip
     return Record(method=method, **{**made, **found})
+
+
+def place(folder: Path) -> Place:
+    return Place(folder, folder / "stages")
 
 
 # -- choosing ------------------------------------------------------------------------------------------------------
@@ -132,8 +136,8 @@ def test_each_run_is_made_once_and_failures_are_kept(tmp_path: Path, monkeypatch
     monkeypatch.setattr(running, "run_recipe", run_recipe)
     runs = runs_of(RECIPES / "methods.yaml", ["npo"])
     records = Records(tmp_path / "part.json")
-    carry_out(runs, records, tmp_path, store=tmp_path / "stages")
-    carry_out(runs, Records(records.path), tmp_path, store=tmp_path / "stages")
+    carry_out(runs, records, place(tmp_path))
+    carry_out(runs, Records(records.path), place(tmp_path))
     assert asked == ["npo-3e-5", "npo-6e-5"]
     assert Records(records.path).runs["npo-3e-5"].failed == "the loss became nan at step 2"
     assert missing(runs, Records(records.path)) == {}
@@ -156,7 +160,7 @@ variants:
 """
     )
     records = Records(tmp_path / "part.json")
-    carry_out(runs_of(recipe), records, tmp_path / "runs", store=tmp_path / "stages")
+    carry_out(runs_of(recipe), records, place(tmp_path / "runs"))
     found = Records(records.path).runs["npo-1e-3"]
     assert {TOLD, KEPT, "extraction_strength"} <= found.metrics.keys()
     assert found.cost["steps"] == 2
@@ -259,6 +263,48 @@ def test_the_page_of_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "| flat | 2e-05 |" in text
     assert "MU of flat higher than npo_alone's: **holds: 0.600 against 0.600, intervals overlap**" in text
     assert "| sure | not run |" in text
+
+
+# -- requests in sequence ------------------------------------------------------------------------------------------
+
+
+def test_what_is_left_of_the_requests_so_far() -> None:
+    sets = {name: {"strength": values} for name, values in {
+        "request 1": [1.0, 0.2, 0.4], "request 2": [1.0, 0.9, 0.0], "retain": [1.0] * 3, "general": [1.0] * 3,
+    }.items()}  # fmt: skip
+    found = record(matrix={"times": ["base", "after 1", "after 2"], "sets": sets})
+    assert sequential.forgotten(found) == pytest.approx([0.2, 0.2])
+
+
+@pytest.mark.slow
+def test_requests_are_carried_out_by_each_strategy(
+    tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "sequential.md"
+    shutil.copyfile(sequential.PAGE, page)
+    monkeypatch.setattr(sequential, "PAGE", page)
+    monkeypatch.setattr(sequential, "PLOT", tmp_path / "sequential.svg")
+    recipe = {
+        "model": {"path": str(model_folder), "max_length": 128},
+        "data": {"benchmark": "almanac", "options": {"questions": 1}},
+        "finetune": {"lr": 1e-3, "max_steps": 2, "batch_size": 4},
+        "retain_reference": "none",
+    }
+    monkeypatch.setattr(sequential, "_recipe", lambda: parse_recipe(recipe))
+    for name, value in (("SLICES", 2), ("SLICE_ROWS", 5)):
+        monkeypatch.setattr(sequential, name, value)
+    steps = {"lr": 1e-3, "max_steps": 2, "batch_size": 4}
+    ways = {"full": ("chain", {"method": "npo", **steps}), "grun": ("compose", {"method": "grun_gd", **steps})}
+    monkeypatch.setattr(sequential, "STRATEGIES", ways)
+    part, records = sequential.Sequential(), Records(tmp_path / "part.json")
+    part.run(records, place(tmp_path / "runs"), ["full"])
+    assert part.missing(Records(records.path)) == ["grun"]
+    part.run(records, place(tmp_path / "runs"), [])
+    part.write(Records(records.path))
+    text = page.read_text()
+    assert "2 of 2 runs" in text
+    assert "| ES of | base | after 1 | after 2 |" in text
+    assert [len(one["strength"]) for one in records.runs["grun"].matrix["sets"].values()] == [3, 3, 3, 3]
 
 
 # -- the command ---------------------------------------------------------------------------------------------------
