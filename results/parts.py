@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from results import claims, methods
+from results import audit, claims, methods
 from results.records import Records
-from results.running import Place, carry_out, missing, runs_of
+from results.running import RETRAINED, Place, attack_retrained, carry_out, missing, runs_of
 from results.sequential import Sequential
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "results"
@@ -53,6 +53,8 @@ class RecipePart:
     minutes: int
     page: Callable[[Records, Sequence[str]], list[Path]]
     """Fills the page from what there is and the names of all runs."""
+    retrained: bool = False
+    """Whether the retain model is attacked as well."""
 
     @property
     def _file(self) -> Path:
@@ -60,15 +62,19 @@ class RecipePart:
 
     def names(self) -> list[str]:
         """Of all runs."""
-        return list(runs_of(self._file))
+        return [*runs_of(self._file), *([RETRAINED] if self.retrained else [])]
 
     def missing(self, records: Records) -> list[str]:
         """Of the runs without a record, or with one of another recipe."""
-        return list(missing(runs_of(self._file), records))
+        control = [RETRAINED] if self.retrained and RETRAINED not in records.runs else []
+        return [*missing(runs_of(self._file), records), *control]
 
     def run(self, records: Records, place: Place, only: Collection[str]) -> None:
         """Make what is missing."""
-        carry_out(runs_of(self._file, only), records, place)
+        runs = runs_of(self._file, only)
+        carry_out(runs, records, place)
+        if self.retrained:
+            attack_retrained(next(iter(runs.values())), records, place)
 
     def write(self, records: Records) -> list[Path]:
         """Fill the page."""
@@ -87,6 +93,13 @@ PARTS: dict[str, Part] = {
         recipe="claims",
         minutes=90,
         page=claims.write,
+    ),
+    "audit": RecipePart(
+        title="attacks on a method of each kind, on the almanac",
+        recipe="audit",
+        minutes=90,
+        page=audit.write,
+        retrained=True,
     ),
     "sequential": Sequential(),
 }

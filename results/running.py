@@ -10,13 +10,17 @@ from typing import Any
 from benchmarks.machine import cores, processor
 from expunge.errors import ModelError, NonFiniteLossError, ResourceError, UserError, unknown
 from expunge.evaluation.samples import read_texts
-from expunge.pipeline.attacking import Audit
+from expunge.pipeline.attacking import Audit, attack_model
+from expunge.pipeline.folder import weights_folder
 from expunge.pipeline.run import RunResult, run_recipe
+from expunge.pipeline.stages import StageStore
 from expunge.progress import say
 from expunge.recipe import Recipe, expand, read_recipe
 from results.records import BEFORE, COST, RETAIN_MODEL, Record, Records, kept_metrics, recipe_digest, rounded
 
 AFTER = "after"
+RETRAINED = "retrained"
+"""The control of an audit: the model that never saw the rows, attacked as if it had been unlearned."""
 ANSWERS = 3
 """How many answers of each run are kept to be read."""
 
@@ -69,6 +73,25 @@ def carry_out(runs: dict[str, Recipe], records: Records, place: Place) -> None:
                 records.models[model] = kept_metrics(result.metrics[model])
             records.runs[name] = _found(recipe, result, machine)
         records.save()
+
+
+def attack_retrained(recipe: Recipe, records: Records, place: Place) -> None:
+    """Attack the retain model as if it had been unlearned, with the attacks of a run that there is already."""
+    if RETRAINED in records.runs and records.runs[RETRAINED].digest == recipe_digest(recipe):
+        return
+    assert recipe.attack is not None
+    say(f"-- {RETRAINED}")
+    run = run_recipe(recipe, place.out / recipe.name, store=place.store, data_root=place.data_root, alone=False)
+    target, retrained = (weights_folder(run.stages[name].path) for name in ("target", "retain_model"))
+    audit = attack_model(
+        retrained, recipe, recipe.attack, place.out / RETRAINED, original=target, reference=retrained,
+        store=StageStore(place.store), data_root=place.data_root,
+    )  # fmt: skip
+    metrics = kept_metrics(run.metrics[RETAIN_MODEL])
+    settings = {"method": RETRAINED}
+    made = {"metrics": metrics, "settings": settings, "machine": f"{processor()}, {cores()} cores", **_attacked(audit)}
+    records.runs[RETRAINED] = Record(digest=recipe_digest(recipe), method=RETRAINED, **made)
+    records.save()
 
 
 def _found(recipe: Recipe, result: RunResult, machine: str) -> Record:

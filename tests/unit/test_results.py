@@ -12,13 +12,13 @@ import pytest
 from expunge.errors import UserError
 from expunge.methods.table import METHODS
 from expunge.recipe import parse_recipe
-from results import claims, methods, running, sequential
+from results import audit, claims, methods, running, sequential
 from results.__main__ import main
 from results.choice import KEPT, TOLD, chosen, probe_score, role_of
 from results.pages import marks, put
 from results.parts import PARTS, RECIPES
 from results.records import BEFORE, RETAIN_MODEL, Record, Records, kept_metrics, recipe_digest
-from results.running import Place, carry_out, method_of, missing, runs_of
+from results.running import Place, attack_retrained, carry_out, method_of, missing, runs_of
 
 UNTRAINED = {"nothing", "keyword_filter", "refusal_prompt", "noise"}
 
@@ -169,6 +169,9 @@ variants:
     assert len(found.answers) == 3
     assert records.models.keys() == {BEFORE, RETAIN_MODEL}
     assert not (tmp_path / "runs" / "npo-1e-3" / "model").exists()
+    attack_retrained(next(iter(runs_of(recipe).values())), records, place(tmp_path / "runs"))
+    control = Records(records.path).runs["retrained"]
+    assert control.attacks["quantise:int4"]["unlearned"] == control.attacks["quantise:int4"]["reference"]
 
 
 # -- pages ---------------------------------------------------------------------------------------------------------
@@ -263,6 +266,35 @@ def test_the_page_of_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "| flat | 2e-05 |" in text
     assert "MU of flat higher than npo_alone's: **holds: 0.600 against 0.600, intervals overlap**" in text
     assert "| sure | not run |" in text
+
+
+# -- audit ---------------------------------------------------------------------------------------------------------
+
+
+def attacked(durable: float, **residuals: float) -> dict[str, Any]:
+    found = {name.replace("_", ":"): {"residual": value, "rise": 0.0} for name, value in residuals.items()}
+    durability = {"value": durable, "low": durable - 0.1, "high": durable + 0.1, "worst": "quantise:int4", "kept": 0.9}
+    return {"attacks": found, "durability": durability}
+
+
+def test_the_page_of_the_audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "audit.md"
+    shutil.copyfile(audit.PAGE, page)
+    monkeypatch.setattr(audit, "PAGE", page)
+    monkeypatch.setattr(audit, "PLOT", tmp_path / "audit.svg")
+    records = Records(tmp_path / "part.json")
+    records.runs = {
+        "npo-3e-5": record(settings={"lr": 3e-5}, **attacked(0.7, quantise_int4=0.3, prompts_prefill=0.1)),
+        "sure-1e-4": record("sure", failed="the loss became nan", metrics={}),
+        "retrained": record("retrained", settings={}, **attacked(1.0, quantise_int4=0.0)),
+    }
+    audit.write(records, ["npo-3e-5", "sure-1e-4", "rmu-4e-3", "retrained"])
+    text = page.read_text()
+    assert "| npo | 3e-05 | 0.200 | – | 0.600 | 0.900 | 0.700 [0.600, 0.800] | quantise:int4 |" in text
+    assert "| sure | the loss became nan |" in text
+    assert "| rmu | not run |" in text
+    assert "| method | quantise:int4 | prompts:prefill |" in text
+    assert "| retrained | 0 | – |" in text
 
 
 # -- requests in sequence ------------------------------------------------------------------------------------------
