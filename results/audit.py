@@ -54,7 +54,7 @@ def _table(roles: Sequence[str], runs: Mapping[str, Record]) -> str:
         found, lr = record.durability, record.settings.get("lr")
         low, high = found["low"], found["high"]
         ends = f" [{format_number(low)}, {format_number(high)}]" if low is not None and high is not None else ""
-        metrics = [format_number(record.metrics[key][0]) if record.metrics else MISSING for key in _METRICS]
+        metrics = [format_number(record.metrics.get(key, [None])[0]) for key in _METRICS]
         rate = f"{lr:g}" if lr else MISSING
         durable = f"{format_number(found['value'])}{ends}"
         rows.append([role, rate, *metrics, format_number(found["kept"]), durable, found["worst"] or MISSING])
