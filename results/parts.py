@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from results import audit, claims, methods
+from results import audit, benchmark_tables, claims, methods
 from results.records import Records
 from results.running import RETRAINED, Place, attack_retrained, carry_out, missing, runs_of
 from results.sequential import Sequential
@@ -55,6 +55,8 @@ class RecipePart:
     """Fills the page from what there is and the names of all runs."""
     retrained: bool = False
     """Whether the retain model is attacked as well."""
+    prepare: Callable[[Place], Place] = lambda place: place
+    """Makes the files that the runs read, where they are not there as published."""
 
     @property
     def _file(self) -> Path:
@@ -71,7 +73,7 @@ class RecipePart:
 
     def run(self, records: Records, place: Place, only: Collection[str]) -> None:
         """Make what is missing."""
-        runs = runs_of(self._file, only)
+        runs, place = runs_of(self._file, only), self.prepare(place)
         carry_out(runs, records, place)
         if self.retrained:
             attack_retrained(next(iter(runs.values())), records, place)
@@ -101,6 +103,22 @@ PARTS: dict[str, Part] = {
         page=audit.write,
         retrained=True,
     ),
+    **{
+        name: RecipePart(
+            title=f"five methods on {title}",
+            recipe=f"benchmark_{name}",
+            minutes=minutes,
+            page=benchmark_tables.page(name),
+            prepare=benchmark_tables.own_texts if name == "custom" else lambda place: place,
+        )
+        for name, title, minutes in (
+            ("tofu", "TOFU forget01", 60),
+            ("knowundo", "a quarter of KnowUnDo privacy", 75),
+            ("book", "thirty passages of a book", 30),
+            ("harm", "the harmless stand-in", 30),
+            ("custom", "a folder of texts", 30),
+        )
+    },
     "sequential": Sequential(),
 }
 """By name, in the order in which they are run."""

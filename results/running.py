@@ -96,7 +96,9 @@ def attack_retrained(recipe: Recipe, records: Records, place: Place) -> None:
 
 def _found(recipe: Recipe, result: RunResult, machine: str) -> Record:
     facts = result.stages["unlearn"].facts
-    texts = read_texts(result.folder / "samples.parquet").get("forget", [])
+    # Only our own fiction is shown; other people's rows stay where they are.
+    ours = recipe.data.benchmark == "almanac"
+    texts = read_texts(result.folder / "samples.parquet").get("forget", []) if ours else []
     return _record(
         recipe,
         metrics=kept_metrics(result.metrics[AFTER]),

@@ -12,7 +12,7 @@ import pytest
 from expunge.errors import UserError
 from expunge.methods.table import METHODS
 from expunge.recipe import parse_recipe
-from results import audit, claims, methods, running, sequential
+from results import audit, benchmark_tables, claims, methods, running, sequential
 from results.__main__ import main
 from results.choice import KEPT, TOLD, chosen, probe_score, role_of
 from results.pages import marks, put
@@ -295,6 +295,41 @@ def test_the_page_of_the_audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "| rmu | not run |" in text
     assert "| method | quantise:int4 | prompts:prefill |" in text
     assert "| retrained | 0 | – |" in text
+
+
+# -- benchmarks ----------------------------------------------------------------------------------------------------
+
+
+def test_the_sections_of_the_page_of_benchmarks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "benchmarks.md"
+    shutil.copyfile(benchmark_tables.PAGE, page)
+    monkeypatch.setattr(benchmark_tables, "PAGE", page)
+    records = Records(tmp_path / "part.json")
+    records.models = {BEFORE: metrics(forget_test_Q_A_ROUGE=0.9)}
+    records.runs = {"npo-4e-5": record(settings={"lr": 4e-5}, metrics=metrics(forget_test_Q_A_ROUGE=0.3))}
+    benchmark_tables.page("book")(records, ["npo-4e-5", "flat-2e-5"])
+    text = page.read_text()
+    assert "ROUGE, forget_test | ES | MU | s |" in text
+    assert "| npo | 4e-05 | 0.500 | 1.00 | 0.300 | 0.200 | 0.600 | 30 |" in text
+    assert "| flat | not run |" in text
+
+
+def test_ones_own_texts_come_from_the_books(tmp_path: Path) -> None:
+    books = tmp_path / "data" / "books"
+    books.mkdir(parents=True)
+    with pytest.raises(UserError, match="not there"):
+        benchmark_tables.own_texts(Place(tmp_path / "out", tmp_path, str(tmp_path / "data")))
+    for name in (benchmark_tables.BOOK, *benchmark_tables.CORPUS):
+        (books / name).write_text("The cat sat. " * 1000)
+    made = benchmark_tables.own_texts(Place(tmp_path / "out", tmp_path, str(tmp_path / "data")))
+    assert made.data_root == str(tmp_path / "out" / "files")
+    assert len((tmp_path / "out" / "files" / "forget" / benchmark_tables.BOOK).read_text()) == benchmark_tables.CHARS
+
+
+def test_every_part_has_its_recipe_and_its_place_on_a_page() -> None:
+    for part in PARTS.values():
+        assert part.names()
+        assert part.minutes > 0
 
 
 # -- requests in sequence ------------------------------------------------------------------------------------------
