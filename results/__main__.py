@@ -64,7 +64,7 @@ def _records(name: str) -> Records:
 def _state(name: str, part: Part) -> str:
     total = len(part.names())
     done = total - len(part.missing(_records(name)))
-    return f"{name:<12} {done:>3} of {total} runs  at most {part.minutes} min  {part.title}"
+    return f"{name:<12} {done:>3} of {total} runs  budget {part.minutes} min  {part.title}"
 
 
 if __name__ == "__main__":

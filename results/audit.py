@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from expunge.reporting.figures import MUTED, SERIES, figure_bytes, figures_available
 from expunge.reporting.tables import MISSING, format_number
 from results.choice import role_of
-from results.pages import DOCS, markdown_table, put, state
+from results.pages import DOCS, markdown_table, put, shown_rate, state
 from results.records import Record, Records
 from results.running import RETRAINED
 
@@ -51,13 +51,14 @@ def _table(roles: Sequence[str], runs: Mapping[str, Record]) -> str:
         if record is None or record.failed:
             rows.append([role, record.failed if record else "not run", *[MISSING] * 6])
             continue
-        found, lr = record.durability, record.settings.get("lr")
+        found = record.durability
         low, high = found["low"], found["high"]
         ends = f" [{format_number(low)}, {format_number(high)}]" if low is not None and high is not None else ""
         metrics = [format_number(record.metrics.get(key, [None])[0]) for key in _METRICS]
-        rate = f"{lr:g}" if lr else MISSING
         durable = f"{format_number(found['value'])}{ends}"
-        rows.append([role, rate, *metrics, format_number(found["kept"]), durable, found["worst"] or MISSING])
+        rows.append(
+            [role, shown_rate(record), *metrics, format_number(found["kept"]), durable, found["worst"] or MISSING]
+        )
     head = ["method", "lr", *_METRICS.values(), "kept", "durability", "worst attack"]
     return markdown_table(head, rows)
 

@@ -11,7 +11,7 @@ from expunge.benchmarks.files import data_base
 from expunge.errors import DataError
 from expunge.reporting.tables import MISSING, format_number
 from results.choice import role_of
-from results.pages import DOCS, markdown_table, put, state
+from results.pages import DOCS, markdown_table, put, shown_rate, state
 from results.records import BEFORE, RETAIN_MODEL, Metrics, Records
 from results.running import Place
 
@@ -59,7 +59,7 @@ def _table(records: Records, names: Sequence[str]) -> str:
             rows.append([role_of(name), said, *[MISSING] * (len(keys) + 1)])
         else:
             seconds = f"{record.cost['seconds']:.0f}" if "seconds" in record.cost else MISSING
-            rows.append([role_of(name), f"{record.settings['lr']:g}", *_values(record.metrics, keys), seconds])
+            rows.append([role_of(name), shown_rate(record), *_values(record.metrics, keys), seconds])
     heads = [f"ROUGE, {key.removesuffix(ROUGE)}" if key in sets else COLUMNS[key] for key in keys]
     return markdown_table(["method", "lr", *heads, "s"], rows)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from expunge.reporting.tables import MISSING, format_number
 from results.choice import chosen
-from results.pages import DOCS, markdown_table, put, state
+from results.pages import DOCS, markdown_table, put, shown_rate, state
 from results.records import BEFORE, RETAIN_MODEL, Metrics, Record, Records
 
 PAGE = DOCS / "claims.md"
@@ -233,7 +233,7 @@ def _model_row(claim: Claim, name: str, metrics: Metrics) -> list[str]:
 def _row(claim: Claim, role: str, record: Record | None) -> list[str]:
     if record is None:
         return [role, "not run", *[MISSING] * len(claim.columns)]
-    return [role, f"{record.settings['lr']:g}", *(_shown(key, COLUMNS[key].read(record)) for key in claim.columns)]
+    return [role, shown_rate(record), *(_shown(key, COLUMNS[key].read(record)) for key in claim.columns)]
 
 
 def _shown(column: str, value: float) -> str:

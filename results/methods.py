@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from expunge.reporting.figures import MUTED, SERIES, figure_bytes, figures_available
 from expunge.reporting.tables import MISSING, format_number
 from results.choice import KEPT, TOLD, chosen, probe_score, role_of
-from results.pages import DOCS, markdown_table, put, state
+from results.pages import DOCS, markdown_table, put, shown_rate, state
 from results.records import BEFORE, RETAIN_MODEL, Metrics, Record, Records
 
 if TYPE_CHECKING:
@@ -70,18 +70,12 @@ def _table(models: Mapping[str, Metrics], picked: Mapping[str, Record], methods:
             reason = record.failed if record else NOT_RUN
             rows.append([method, reason, *[MISSING] * (len(COLUMNS) + 4)])
         else:
-            rows.append([method, _rate(record), *_values(record.metrics), *_costs(record)])
+            rows.append([method, shown_rate(record), *_values(record.metrics), *_costs(record)])
     return markdown_table(["method", "lr", *COLUMNS.values(), "steps", "s", "GB", "trained"], rows)
 
 
 def _values(metrics: Metrics) -> list[str]:
     return [format_number(metrics[key][0]) if key in metrics else MISSING for key in COLUMNS]
-
-
-def _rate(record: Record) -> str:
-    """What was set: a method that trains nothing has none."""
-    rate = record.settings.get("lr")
-    return f"{rate:.0e}".replace("e-0", "e-") if rate else MISSING
 
 
 def _costs(record: Record) -> list[str]:
@@ -105,11 +99,11 @@ def _rates(records: Records, best: Mapping[str, str]) -> str:
         method = role_of(name)
         mark = "x" if best[method] == name else ""
         if record.failed:
-            rows.append([method, _rate(record), MISSING, MISSING, record.failed, mark])
+            rows.append([method, shown_rate(record), MISSING, MISSING, record.failed, mark])
             continue
         score = probe_score(record.metrics, goal)
         told, kept = (format_number(record.metrics[key][0]) for key in (TOLD, KEPT))
-        rows.append([method, _rate(record), told, kept, f"{score:.3f}", mark])
+        rows.append([method, shown_rate(record), told, kept, f"{score:.3f}", mark])
     head = ["method", "lr", "told, reworded", "kept, other rows", "score", "chosen"]
     return markdown_table(head, rows) if rows else "Nothing has been run yet."
 

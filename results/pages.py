@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from expunge.errors import UserError
-from results.records import Records
+from expunge.reporting.tables import MISSING
+from results.records import Record, Records
 
 DOCS = Path(__file__).parents[1] / "docs" / "results"
 
@@ -35,6 +36,12 @@ def put(page: Path, section: str, text: str) -> None:
     if not (begun and ended):
         raise UserError(f"{page}: must hold the lines {begin} and {end}, between which the results go")
     page.write_text(f"{before}{begin}\n{text}{end}{after}", encoding="utf-8")
+
+
+def shown_rate(record: Record) -> str:
+    """The learning rate that was set; a run that trains nothing has none."""
+    rate = record.settings.get("lr")
+    return f"{rate:g}".replace("e-0", "e-") if rate else MISSING
 
 
 def state(records: Records, names: Collection[str]) -> str:

@@ -24,7 +24,7 @@ class Part(Protocol):
 
     @property
     def minutes(self) -> int:
-        """What it may take on two cores."""
+        """Its budget on two cores: what it may take, not what was measured."""
 
     def names(self) -> list[str]:
         """Of all runs."""

@@ -100,6 +100,17 @@ def test_more_for_more_work_is_no_hole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [holes.look(work) for work in (0, 7, 7, 7)] == [False, False, False, True]
 
 
+def test_what_is_kept_from_pass_to_pass_is_no_hole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And does not hide one: 100 of work, 200 of states, and then more than 100 of holes."""
+    held = iter([100, 300, 390, 401])
+    monkeypatch.setattr(allocator, "used_memory", lambda: next(held))
+    monkeypatch.setattr(allocator, "SLACK", 100)
+    monkeypatch.setattr(allocator, "_glibc", lambda: SimpleNamespace(malloc_trim=lambda pad: None))
+    monkeypatch.setitem(allocator._state, "kept", True)
+    holes = Holes()
+    assert [holes.look(kept=kept) for kept in (0, 200, 200, 200)] == [False, False, False, True]
+
+
 def test_holes_of_memory_that_is_not_kept_are_no_concern(monkeypatch: pytest.MonkeyPatch) -> None:
     held = iter([0, 1 << 40])
     monkeypatch.setattr(allocator, "used_memory", lambda: next(held))

@@ -263,7 +263,7 @@ def test_the_page_of_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     claims.write(records, list(runs_of(RECIPES / "claims.yaml")))
     text = page.read_text()
     assert "2 of 26 runs" in text
-    assert "| flat | 2e-05 |" in text
+    assert "| flat | 2e-5 |" in text
     assert "MU of flat higher than npo_alone's: **holds: 0.600 against 0.600, intervals overlap**" in text
     assert "| sure | not run |" in text
 
@@ -290,7 +290,7 @@ def test_the_page_of_the_audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     }
     audit.write(records, ["npo-3e-5", "sure-1e-4", "rmu-4e-3", "retrained"])
     text = page.read_text()
-    assert "| npo | 3e-05 | 0.200 | – | 0.600 | 0.900 | 0.700 [0.600, 0.800] | quantise:int4 |" in text
+    assert "| npo | 3e-5 | 0.200 | – | 0.600 | 0.900 | 0.700 [0.600, 0.800] | quantise:int4 |" in text
     assert "| sure | the loss became nan |" in text
     assert "| rmu | not run |" in text
     assert "| method | quantise:int4 | prompts:prefill |" in text
@@ -310,7 +310,7 @@ def test_the_sections_of_the_page_of_benchmarks(tmp_path: Path, monkeypatch: pyt
     benchmark_tables.page("book")(records, ["npo-4e-5", "flat-2e-5"])
     text = page.read_text()
     assert "ROUGE, forget_test | ES | MU | s |" in text
-    assert "| npo | 4e-05 | 0.500 | 1.00 | 0.300 | 0.200 | 0.600 | 30 |" in text
+    assert "| npo | 4e-5 | 0.500 | 1.00 | 0.300 | 0.200 | 0.600 | 30 |" in text
     assert "| flat | not run |" in text
 
 

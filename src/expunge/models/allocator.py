@@ -73,17 +73,18 @@ class Holes:
 
     def __init__(self) -> None:
         self.most = 0
-        """Bytes that work was seen to need when it began without holes."""
+        """Bytes that work was seen to need when it began without holes, besides what is kept."""
         self._fresh = True
         self._work: Hashable = None
 
-    def look(self, work: Hashable = None) -> bool:
+    def look(self, work: Hashable = None, *, kept: int = 0) -> bool:
         """After each pass; returns whether something was given back.
 
         Args:
             work: what decides how much passes need: where it is another than before, more memory means no more holes.
+            kept: bytes of tensors that stay from pass to pass and may have been made since the last look.
         """
-        held = used_memory()
+        held = used_memory() - kept
         self._fresh, self._work = self._fresh or work != self._work, work
         if self._fresh or held <= self.most:
             self.most, self._fresh = max(self.most, held), False

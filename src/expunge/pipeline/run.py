@@ -344,14 +344,15 @@ class Plan:
         if self.recipe.unlearn is None or self.recipe.unlearn.keep_weights or process_number() > 0:
             return
         made = [stage.path for name, stage in self.stages.items() if name.startswith("unlearn")]
-        for folder in filter(has_weights, (out, *made)):
-            if folder in made:
-                (folder / WEIGHTS_HASH).write_text(_weights_hash(folder), encoding="ascii")
-            # Renamed first: half a model must not pass for one.
+        for folder in (out, *made):
+            # Renamed first: half a model must not pass for one. A call that was killed may have left it.
             leaving = folder / "leaving"
             shutil.rmtree(leaving, ignore_errors=True)
-            os.replace(weights_folder(folder), leaving)
-            shutil.rmtree(leaving)
+            if has_weights(folder):
+                if folder in made:
+                    (folder / WEIGHTS_HASH).write_text(_weights_hash(folder), encoding="ascii")
+                os.replace(weights_folder(folder), leaving)
+                shutil.rmtree(leaving)
 
     def _gather(self, out: Path, result: Stage | None, evidence: Stage | None) -> None:
         """Put everything where users look for it; what an earlier run left here goes."""

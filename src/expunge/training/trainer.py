@@ -132,7 +132,9 @@ class UnlearningTrainer(Trainer):
         self.accelerator.backward(loss)
         # The first update makes the optimiser's states, and a larger step takes more.
         optimizer: Any = self.optimizer
-        self.holes.look((len(optimizer.state), self.most_tokens))
+        states = (value for state in optimizer.state.values() for value in state.values())
+        kept = sum(value.nbytes for value in states if isinstance(value, torch.Tensor))
+        self.holes.look(self.most_tokens, kept=kept)
 
     def _clip_grad_norm(self, model: Any) -> Any:
         norm = super()._clip_grad_norm(model)
