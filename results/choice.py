@@ -22,7 +22,7 @@ def probe_score(metrics: Metrics, retain_model: Metrics) -> float:
 
 def role_of(name: str) -> str:
     """What a run stands for: its name without the learning rate."""
-    return re.sub(r"-\d+e-\d+$", "", name)
+    return re.sub(r"-[\d.]+e-\d+$", "", name)
 
 
 def chosen(runs: Mapping[str, Record], retain_model: Metrics) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -296,6 +297,14 @@ def test_the_fast_route_is_taken_only_where_it_is_exact(monkeypatch: pytest.Monk
         assert numerics.use_fast_float32() in ("onednn", "default")
     finally:
         matmul.fp32_precision = before
+
+
+def test_few_compiled_products_are_kept_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
+    monkeypatch.delenv("LRU_CACHE_CAPACITY", raising=False)
+    numerics.use_fast_float32()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
+    assert int(os.environ["LRU_CACHE_CAPACITY"]) < 1024
 
 
 def test_products_are_exact_on_the_chosen_route() -> None:

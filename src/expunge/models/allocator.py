@@ -64,6 +64,12 @@ def own_pages(parameters: Iterable[Parameter]) -> None:
             parameter.data = parameter.data.clone()
 
 
+def give_back() -> None:
+    """Return what lies free to the system, inside :func:`kept_memory`; what comes next takes memory of other sizes."""
+    if _state["kept"] and (library := _glibc()):
+        library.malloc_trim(0)
+
+
 class Holes:
     """Watches what lies free between tensors of changing sizes, and gives it back where it comes to much.
 
@@ -88,8 +94,8 @@ class Holes:
         self._fresh, self._work = self._fresh or work != self._work, work
         if self._fresh or held <= self.most:
             self.most, self._fresh = max(self.most, held), False
-        elif held > self.most + SLACK and _state["kept"] and (library := _glibc()):
-            library.malloc_trim(0)
+        elif held > self.most + SLACK and _state["kept"]:
+            give_back()
             self._fresh = True
             return True
         return False

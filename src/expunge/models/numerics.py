@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
+
+_COMPILED_PRODUCTS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "96", "LRU_CACHE_CAPACITY": "96"}
+"""How many shapes of products oneDNN, and torch's layer above it, keep compiled: a pass over a llama has about 15."""
 
 
 def _matmul_error() -> float:
@@ -23,6 +28,10 @@ def use_fast_float32() -> str:
     Returns:
         ``"onednn"`` or ``"default"``, to be recorded with every result.
     """
+    # Both keep 1,024, of a megabyte and more each: passes of many lengths filled over half a gigabyte with them. They
+    # read this at the first product.
+    for name, number in _COMPILED_PRODUCTS.items():
+        os.environ.setdefault(name, number)
     matmul = getattr(getattr(torch.backends, "mkldnn", None), "matmul", None)
     if matmul is None or not hasattr(matmul, "fp32_precision") or not torch.backends.mkldnn.is_available():
         return "default"

@@ -244,6 +244,7 @@ def optimise(loaded: LoadedModel, prepared: Prepared, job: Job, work: Path) -> t
             if callback:
                 trainer.add_callback(callback)
         _run_trainer(trainer, work)
+        trainer.let_go()
         close_tracker(job.part.track)
     keep_all(model)
     wait_for_all()
