@@ -45,6 +45,8 @@ COLUMNS: dict[str, Column] = {
     "kept": _metric("kept", "retain_Q_A_ROUGE"),
     "perplexity": _metric("PPL", "forget_perplexity"),
     "distinct": _metric("dist-2", "forget_distinct_2"),
+    "kfr": _metric("KFR", "KFR"),
+    "krr": _metric("KRR", "KRR"),
     "step": Column("s/step", lambda record: _number(record.cost.get("seconds")) / max(record.cost.get("steps", 0), 1)),
     "share": Column("trained", lambda record: _number(record.cost.get("trainable_share"))),
     "int4": _attack("ES in int4", "quantise:int4", "unlearned"),
@@ -73,7 +75,8 @@ class Test:
     def text(self) -> str:
         """In words."""
         title = COLUMNS[self.column].title
-        bound = f" × {self.factor:g}" if self.factor != 1 else f" + {self.within:g}" if self.within else ""
+        sign = "+" if self.goal == LOWER else "-"
+        bound = f" × {self.factor:g}" if self.factor != 1 else f" {sign} {self.within:g}" if self.within else ""
         return f"{title} of {self.subject} {self.goal} than {self.other}'s{bound}"
 
     def judge(self, runs: Mapping[str, Record]) -> str:
@@ -191,8 +194,21 @@ CLAIMS = (
         says="Answers stay fluent where preference wears them down, and a change of precision brings nothing back.",
         source="arXiv 2502.11190; rows written by rules here",
         roles=("relearn", "npo", "ga"),
-        columns=("forgotten", "rouge", "kept", "perplexity", "distinct", "bf16_rise", "fp16_rise", "int4_rise"),
+        columns=(
+            "kfr",
+            "krr",
+            "forgotten",
+            "rouge",
+            "kept",
+            "perplexity",
+            "distinct",
+            "bf16_rise",
+            "fp16_rise",
+            "int4_rise",
+        ),
         tests=(
+            Test("kfr", "relearn", HIGHER, "npo", within=0.05),
+            Test("krr", "relearn", HIGHER, "npo", within=0.05),
             Test("perplexity", "relearn", LOWER, "npo"),
             Test("rouge", "relearn", LOWER, "npo", within=0.05),
             Test("kept", "relearn", HIGHER, "npo", within=0.05),

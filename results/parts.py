@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from results import audit, benchmark_tables, claims, methods
+from results import audit, benchmark_tables, claims, defaults, methods
 from results.records import Records
 from results.running import RETRAINED, Place, attack_retrained, carry_out, missing, runs_of
 from results.sequential import Sequential
@@ -89,6 +89,12 @@ PARTS: dict[str, Part] = {
         recipe="methods",
         minutes=240,
         page=methods.write,
+    ),
+    "defaults": RecipePart(
+        title="what `--method auto` is chosen from, and compositions that nobody published",
+        recipe="defaults",
+        minutes=60,
+        page=defaults.write,
     ),
     "claims": RecipePart(
         title="what papers claim, held against controls",

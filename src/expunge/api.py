@@ -75,7 +75,7 @@ def unlearn(
     retain: str | Path | None = None,
     holdout: str | Path | None = None,
     general: str | Path | None = None,
-    method: str = "npo",
+    method: str = "auto",
     settings: Mapping[str, Any] | None = None,
     model_settings: Mapping[str, Any] | None = None,
     evaluate_settings: Mapping[str, Any] | None = None,
@@ -91,7 +91,7 @@ def unlearn(
         retain: file of rows to keep; without it only methods that can do without run.
         holdout: file of rows like the forget rows that no model ever saw, for membership tests.
         general: file of general rows that must survive; the built-in ones by default.
-        method: a preset.
+        method: a preset, or ``auto`` for the one that suits what is given.
         settings: anything of the recipe's ``unlearn`` part (``lr``, ``scope``, ``term``, ``budget`` ...).
         model_settings: anything of its ``model`` part.
         evaluate_settings: anything of its ``evaluate`` part.

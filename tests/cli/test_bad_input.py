@@ -115,7 +115,7 @@ def test_words(words: list[str], said: list[str], out: Path, data: dict[str, Pat
 )
 def test_settings(setting: str, said: list[str], out: Path, data: dict[str, Path], model_folder: Path) -> None:
     words = ("unlearn", model_folder, "--forget", data["forget"], "--retain", data["retain"], "--out", out)
-    refused(cli(*words, "--set", setting), *said)
+    refused(cli(*words, "--method", "npo", "--set", setting), *said)
 
 
 @pytest.mark.parametrize(
@@ -588,7 +588,7 @@ def test_out_of_memory_names_the_smaller_setting(
     module, _, name = place.partition(":")
     words = ("unlearn", model_folder, "--forget", data["forget"], "--general", data["general"])
     with mock.patch.object(importlib.import_module(module), name, full):
-        refused(cli(*words, "--out", tmp_path / "run", *FAST), "out of memory", said)
+        refused(cli(*words, "--method", "npo", "--out", tmp_path / "run", *FAST), "out of memory", said)
     measured = "evaluation" in place
     assert (tmp_path / "run").exists() == measured, "only a finished stage is worth keeping"
 

@@ -137,6 +137,13 @@ def test_the_direct_prompt_stands_before_tested_questions_alone(tmp_path: Path, 
             assert (row.id, row.answer) == (before.id, before.answer)
 
 
+def test_both_ways_of_asking_stand_beside_each_other(flat: Path) -> None:
+    both, plain, direct = (knowundo.load(root=flat, direct_prompt=on) for on in ("both", False, True))
+    assert list(both.probes) == ["forget", "retain", "forget_direct", "retain_direct"]
+    assert {name: both.probes[name] for name in plain.probes} == plain.probes
+    assert {name: both.probes[f"{name}_direct"] for name in direct.probes} == direct.probes
+
+
 def sizes(benchmark: Benchmark) -> list[int]:
     return [len(benchmark.forget), len(benchmark.retain), *(len(rows) for rows in benchmark.probes.values())]
 
@@ -159,7 +166,7 @@ def test_draws_are_by_seed_and_nested(flat: Path) -> None:
         ({"split": "privacies"}, "unknown domain 'privacies' (did you mean 'privacy'?); known: copyright, privacy"),
         ({"rows": 0}, "rows must be a whole number of at least 1, got 0"),
         ({"eval_rows": "9", "seed": 0.5}, "eval_rows must be a whole number of at least 1, got '9'; seed must be"),
-        ({"direct_prompt": "yes"}, "direct_prompt must be true or false, got 'yes'"),
+        ({"direct_prompt": "yes"}, "direct_prompt must be true, false or both, got 'yes'"),
     ],
 )
 def test_bad_options_are_one_line(flat: Path, options: dict[str, Any], message: str) -> None:

@@ -18,6 +18,8 @@ from expunge.scopes import make_scope
 from expunge.training.cost import (
     Calibration,
     Rates,
+    adapter_seconds,
+    attention_seconds,
     decode_seconds,
     forward_flops,
     optimizer_seconds,
@@ -89,6 +91,8 @@ def test_seconds_are_operations_over_the_rate() -> None:
         decode=0.1,
         half=0.8,
         traffic=3,
+        attention=5,
+        beside=7,
         pass_seconds=1e-3,
         decode_seconds=2e-3,
         optimizer_passes=10,
@@ -108,6 +112,18 @@ def test_seconds_are_operations_over_the_rate() -> None:
     # With a single row reading the weights takes longer than multiplying by them.
     assert decode_seconds(SHAPE, rates, row_steps=20, steps=20) == pytest.approx(20 * 112 + 20 * 4 * 2e-3)
     assert traffic_seconds(500, rates) == 3 * 500 / 100
+    assert attention_seconds(SHAPE, LOAD, rates, blocks=2) == pytest.approx(
+        5 * 4 * SHAPE.num_heads * 2 * LOAD.pairs / 100
+    )
+    beside = 7 * SHAPE.element * 30 * LOAD.tokens / 100
+    assert adapter_seconds(SHAPE, moved(adapted_width=30), LOAD, rates) == pytest.approx(beside)
+
+
+def test_what_adapters_stand_beside() -> None:
+    # Of two blocks, queries and values: 32 wide, and 16 for the two key heads of four.
+    scope = {"kind": "lora", "rank": 2, "target_modules": ["q_proj", "v_proj"]}
+    assert Moved.of(make_scope(scope).attach(make_llama())).adapted_width == 2 * (32 + 16)
+    assert Moved.of(make_llama()).adapted_width == 0
 
 
 def test_a_load_counts_shared_beginnings_once() -> None:

@@ -38,6 +38,15 @@ def test_a_passage_ends_with_a_sentence_and_the_text_stays_as_it_is() -> None:
     ]
 
 
+def test_a_last_passage_that_would_be_short_shares_words_with_the_one_before() -> None:
+    words = [f"w{number}" for number in range(43)]
+    words[21] += "."
+    # 20 and 20 leave 3, less than a third of 20: the last 23 are cut near their half, where a sentence ends within 2.
+    assert [len(piece.split()) for piece, _ in cut_text([" ".join(words)], 20)] == [20, 11, 12]
+    words[21], words[32] = "w21", "w32."
+    assert [len(piece.split()) for piece, _ in cut_text([" ".join(words)], 20)] == [20, 13, 10]
+
+
 @pytest.mark.parametrize("size", [1, 3, 7, 1000])
 def test_chunks_change_nothing_and_no_word_is_lost(size: int) -> None:
     text = "\n\n".join(f"Line {at} has a few words. And 日本語 {'x' * at}." for at in range(30))

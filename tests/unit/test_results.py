@@ -12,7 +12,7 @@ import pytest
 from expunge.errors import UserError
 from expunge.methods.table import METHODS
 from expunge.recipe import parse_recipe
-from results import audit, benchmark_tables, claims, methods, running, sequential
+from results import audit, benchmark_tables, claims, defaults, methods, running, sequential
 from results.__main__ import main
 from results.choice import KEPT, TOLD, chosen, probe_score, role_of
 from results.pages import marks, put
@@ -70,7 +70,8 @@ def _rates(runs: dict[str, Record]) -> dict[str, Record]:
 
 
 def test_a_role_is_a_name_without_its_learning_rate() -> None:
-    assert [role_of(name) for name in ("npo-3e-5", "sure_random-1e-4", "nothing")] == ["npo", "sure_random", "nothing"]
+    names = ("npo-3e-5", "sure_random-1e-4", "memflex-1.5e-3", "nothing")
+    assert [role_of(name) for name in names] == ["npo", "sure_random", "memflex", "nothing"]
 
 
 def test_what_nobody_beats_in_both() -> None:
@@ -298,6 +299,45 @@ def test_the_page_of_the_audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 # -- benchmarks ----------------------------------------------------------------------------------------------------
+
+
+def test_the_page_of_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "defaults.md"
+    page.write_text("".join("\n".join(marks(name)) + "\n" for name in ("state", "with", "beaten", "without")))
+    monkeypatch.setattr(defaults, "PAGE", page)
+    monkeypatch.setattr(defaults, "DOCS", tmp_path)
+    table = Records(tmp_path / "data" / "methods.json")
+    table.runs = {
+        "npo-3e-5": record(metrics=metrics(extraction_strength=0.3)),
+        "idk-3e-5": record(metrics=metrics(extraction_strength=0.1, model_utility=0.7)),
+    }
+    table.save()
+    records = Records(tmp_path / "none.json")
+    records.models = {BEFORE: metrics(extraction_strength=1.0), RETAIN_MODEL: metrics(extraction_strength=0.1)}
+    attacked = {"quantise:int4": {"unlearned": 0.31}}
+    records.runs = {
+        "mix_both-3e-5": record("satimp", attacks=attacked),
+        "alone_npo-3e-5": record(metrics=metrics(extraction_strength=0.25)),
+        "alone_flat-3e-5": record(failed="diverged", metrics={}),
+    }
+    assert defaults.write(records, [*records.runs, "mix_other-3e-5"]) == [page]
+    text = page.read_text(encoding="utf-8")
+    assert "3 of 4 runs" in text
+    assert "| mix_both | 3e-5 | 0.200 | – | – | 0.600 | – | – | – | – | 0.310 | – | 30 |" in text
+    assert "| mix_both | 1 of 2 | idk |" in text
+    assert "| alone_npo | 3e-5 | 0.250 |" in text
+    assert "| alone_flat | diverged |" in text
+
+
+def test_who_beats_whom() -> None:
+    goal = metrics(extraction_strength=0.1)
+    others = {
+        "farther": record(metrics=metrics(extraction_strength=0.3)),
+        "equal": record(metrics=metrics(extraction_strength=0.2)),
+        "below the goal": record(metrics=metrics(extraction_strength=-0.1, model_utility=0.6)),
+        "more useful": record(metrics=metrics(extraction_strength=0.3, model_utility=0.61)),
+    }
+    assert defaults.beaten(metrics(extraction_strength=0.2), others, goal) == ["farther", "below the goal"]
 
 
 def test_the_sections_of_the_page_of_benchmarks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

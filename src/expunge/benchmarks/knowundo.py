@@ -50,6 +50,8 @@ DIRECT_PROMPTS = {
 }
 """What ``direct_prompt`` puts straight before every question of the test rows, by domain; the wording is ours."""
 
+BOTH = "both"
+
 _FLAT_FILES = tuple(f"{scope}_{part}.json" for scope in SCOPES.values() for part in PARTS)
 _HUB_FILES = tuple(f"{scope}.json" for scope in SCOPES.values())
 _LAYOUT = (
@@ -62,7 +64,7 @@ def load(
     *,
     split: str = "privacy",
     root: Root = None,
-    direct_prompt: bool = False,
+    direct_prompt: bool | str = False,
     rows: int | None = None,
     eval_rows: int | None = None,
     seed: int = 0,
@@ -73,7 +75,8 @@ def load(
     - ``split``: ``privacy`` or ``copyright``.
     - ``root``: the folder that holds ``knowundo/DOMAIN``, ``DOMAIN`` or the files themselves, in either layout; else
       ``EXPUNGE_DATA``; else the Hub at ``revision``.
-    - ``direct_prompt``: puts an instruction to decline what must go before each question of the test rows.
+    - ``direct_prompt``: puts an instruction to decline what must go before each question of the test rows; ``both``:
+      leaves them, and adds probes ``forget_direct`` and ``retain_direct`` that have it.
     - ``rows``: draws at most so many rows of each training set, ``eval_rows`` of each tested set, by ``seed``.
 
     Training sets: ``forget`` and ``retain`` are the ``train`` parts. Probes ``forget`` and ``retain`` are the ``val``
@@ -95,16 +98,16 @@ def load(
         forget=train["forget"],
         retain=train["retain"],
         learnt=val,
-        probes={name: _asked(members, DIRECT_PROMPTS[split] if direct_prompt else "") for name, members in val.items()},
+        probes=_probes(val, DIRECT_PROMPTS[split], direct_prompt),
         suites=("knowundo",),
         origin=files.origin,
     )
 
 
-def _check_options(split: str, direct_prompt: bool, rows: int | None, eval_rows: int | None, seed: int) -> None:
+def _check_options(split: str, direct_prompt: bool | str, rows: int | None, eval_rows: int | None, seed: int) -> None:
     problems = [] if split in DOMAINS else [unknown("domain", str(split), DOMAINS)]
-    if not isinstance(direct_prompt, bool):
-        problems.append(f"direct_prompt must be true or false, got {direct_prompt!r}")
+    if not isinstance(direct_prompt, bool) and direct_prompt != BOTH:
+        problems.append(f"direct_prompt must be true, false or {BOTH}, got {direct_prompt!r}")
     problems += whole_numbers(rows=(rows, 1), eval_rows=(eval_rows, 1)) + seed_problem(seed)
     refuse("knowundo", problems)
 
@@ -115,6 +118,15 @@ def _questions(rows: tuple[Row, ...]) -> tuple[Row, ...]:
     if bare:
         raise DataError(f"{bare[0].origin}: no field 'labels' beside 'text' ({len(bare)} of {len(rows)} rows lack it)")
     return rows
+
+
+def _probes(val: Mapping[str, Sequence[Row]], before: str, direct: bool | str) -> dict[str, tuple[Row, ...]]:
+    """The tested sets, with the direct prompt, without it, or each way."""
+    with_it = {name: _asked(rows, before) for name, rows in val.items()}
+    if direct is True:
+        return with_it
+    beside = {f"{name}_direct": rows for name, rows in with_it.items()} if direct == BOTH else {}
+    return {name: tuple(rows) for name, rows in val.items()} | beside
 
 
 def _asked(rows: Sequence[Row], before: str) -> tuple[Row, ...]:

@@ -73,7 +73,7 @@ def list_(ledger: Path = LEDGER, as_json: bool = opt.JSON) -> None:
 @app.command()
 def run(
     ledger: Path = LEDGER,
-    method: str = typer.Option(None, "--method", help="A preset; by default that of the last request, else npo."),
+    method: str = typer.Option(None, "--method", help="A preset; by default that of the last request, else auto."),
     strategy: str = typer.Option(
         None, "--strategy", help="chain, compose (gated adapters side by side) or merge (changes added up)."
     ),

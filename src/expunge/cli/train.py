@@ -95,7 +95,8 @@ def unlearn(
     retain: Path = typer.Option(None, "--retain", help="Rows to keep."),
     holdout: Path = typer.Option(None, "--holdout", help="Rows like the forget rows that no model saw."),
     general: Path = typer.Option(None, "--general", help="General rows that must survive; built-in ones by default."),
-    method: str = typer.Option("npo", "--method", help="See `expunge list methods`."),
+    method: str = typer.Option("auto", "--method", help="See `expunge list methods`; auto takes one that suits."),
+    to_4bit: bool = typer.Option(False, "--to-4bit", help="The result will be stored in 4 bits: auto takes account."),
     retain_term: str = typer.Option(None, "--retain-term", help="none, nll or kl instead of the method's."),
     view: str = typer.Option(None, "--view", help="gold or refusal instead of the method's."),
     rule: list[str] = typer.Option(
@@ -126,7 +127,7 @@ def unlearn(
         scope=scope, lr=lr, epochs=epochs, steps=steps, batch=batch_size, track=report_to, extra=set_
     )
     chosen: dict[str, Any] = {"retain_term": retain_term, "view": view, "budget": opt.budget_settings(budget)}
-    chosen["rules"] = opt.rule_settings(rule)
+    chosen |= {"rules": opt.rule_settings(rule), "to_4bit": to_4bit or None}
     settings |= {key: value for key, value in chosen.items() if value is not None}
     result = api.unlearn(
         model,

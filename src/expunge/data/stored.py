@@ -35,7 +35,7 @@ LARGE = 32_000_000
 """Characters of text above which a set is packed."""
 FOLDER = "packed"
 """Where packed sets lie below the cache folder."""
-STORED_VERSION = 1
+STORED_VERSION = 2
 """Bump it when texts are cut otherwise, or rows kept otherwise, than before."""
 
 _BATCH_ROWS, _BATCH_CHARS = 64, 1 << 18

@@ -9,6 +9,7 @@ from typing import Any
 
 from expunge.data.views import VIEWS
 from expunge.errors import RecipeError, nearest, unknown
+from expunge.methods.auto import Situation, settled
 from expunge.methods.base import Method
 from expunge.methods.terms import FORGET_TERMS, RETAIN_TERMS, Setting, Term, WeightedTerm, parse_terms
 from expunge.models.guards import make_guard
@@ -161,6 +162,7 @@ def compose(part: UnlearnPart, *, has_retain: bool) -> Composition:
         RecipeError: an unknown name, or what is missing, by name.
     """
     load_plugins()
+    part = settled(part, Situation(retain=has_retain, to_4bit=part.to_4bit))
     method = METHODS.get(part.method)
     notes: list[str] = []
     forget = parse_terms(part.forget_term or method.forget, FORGET_TERMS, "forget term")

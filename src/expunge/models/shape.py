@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from torch.nn import ModuleDict
 
 from expunge.models.frozen_prefix import first_moving_block
 from expunge.models.layers import decoder_layers
@@ -108,6 +109,8 @@ class Moved:
     """Whether gated edits alone move: then passes run over the last tokens of prompts and the answers."""
     head: bool
     """Whether the output head moves, by itself or as the embedding that it is tied to."""
+    adapted_width: int = 0
+    """Width of all outputs of layers that adapters stand beside, of one token."""
 
     @classmethod
     def of(cls, model: Any) -> Moved:
@@ -123,4 +126,12 @@ class Moved:
             first_block=first,
             edits_alone=edits_alone,
             head=head is not None and any(p.requires_grad for p in head.parameters()),
+            adapted_width=sum(_adapted_width(module) for module in blocks.modules()),
         )
+
+
+def _adapted_width(module: Any) -> int:
+    """Width of the output of a layer that PEFT put an adapter beside; 0 of any other module."""
+    adapters = getattr(module, "lora_B", None)
+    linears: list[Any] = list(adapters.values()) if isinstance(adapters, ModuleDict) else []
+    return sum(linear.out_features for linear in linears)

@@ -16,6 +16,7 @@ from expunge.benchmarks.table import BENCHMARKS, benchmark_options
 from expunge.errors import RecipeError, UserError, nearest
 from expunge.evaluation.judges import check_judges
 from expunge.evaluation.suites import check_measures, get_suites
+from expunge.methods.auto import Situation, settled
 from expunge.methods.table import METHODS, check_part, compose
 from expunge.pipeline.harnessing import check_harness
 from expunge.pipeline.redacting import check_redaction
@@ -149,7 +150,10 @@ def _check_edit(part: UnlearnPart | None) -> None:
 
 def _check_merge(recipe: Recipe) -> None:
     part = recipe.unlearn
-    if part is None or not (part.merge or METHODS.get(part.method).merge):
+    if part is None:
+        return
+    part = settled(part, Situation(to_4bit=part.to_4bit))
+    if not (part.merge or METHODS.get(part.method).merge):
         return
     merge = compose(part, has_retain=True).merge
     for member, composition in compose_members(part, make_merge(merge), has_retain=True) if merge else ():

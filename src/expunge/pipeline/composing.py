@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from expunge.benchmarks.base import Benchmark
 from expunge.data.views import VIEWS
+from expunge.methods.auto import AUTO, Situation, default_for, settled
 from expunge.methods.table import Composition, compose
 from expunge.recipe import UnlearnPart
 from expunge.training.merge import compose_members, make_merge
@@ -13,14 +16,22 @@ Members = tuple[tuple[UnlearnPart, Composition], ...]
 """The runs of a merge, each with its settings."""
 
 
-def composed(part: UnlearnPart, benchmark: Benchmark) -> tuple[Composition, Members]:
-    """What unlearning does with these rows, and the runs that it merges if it does.
+def composed(part: UnlearnPart, benchmark: Benchmark) -> tuple[UnlearnPart, Composition, Members]:
+    """The part with its method settled, what unlearning does with these rows, and the runs that it merges if it does.
 
     Raises:
         RecipeError: parts that do not go together, or that the rows do not suit.
     """
     has_retain = bool(benchmark.retain)
+    notes: tuple[str, ...] = ()
+    if part.method == AUTO:
+        situation = Situation(retain=has_retain, to_4bit=part.to_4bit)
+        part = settled(part, situation)
+        notes = (f"method auto is {part.method} here: {default_for(situation).reason}; --method names another",)
+    elif part.to_4bit:
+        notes = (f"to_4bit has no effect: the method is {part.method!r}, not auto",)
     composition = compose(part, has_retain=has_retain)
+    composition = replace(composition, notes=(*notes, *composition.notes))
     members: Members = ()
     if composition.merge:
         members = compose_members(part, make_merge(composition.merge), has_retain=has_retain)
@@ -29,4 +40,4 @@ def composed(part: UnlearnPart, benchmark: Benchmark) -> tuple[Composition, Memb
             check(benchmark.forget)
     for trained in [member for _, member in members] or [composition]:
         make_rules(trained.rules, trained.terms)
-    return composition, members
+    return part, composition, members

@@ -24,7 +24,7 @@ from expunge.recipe import Recipe, parse_recipe
 from expunge.requests.ledger import APPLIED, PENDING, REVOKED, Application, Ledger, Request
 from expunge.requests.strategy import Strategy, strategy_for, undone_with
 
-SETTINGS = {"method": "npo"}
+SETTINGS = {"method": "auto"}
 """How requests are carried out where nobody says."""
 NAMED = 8
 """At most so many requests are named in a folder's name."""
@@ -100,7 +100,7 @@ class Requests:
         Args:
             strategy: ``chain``, ``compose`` or ``merge``; by default that of the last application, else ``chain``.
             batched: all pending requests together, instead of one after the other.
-            settings: the recipe's ``unlearn`` part; by default that of the last application, else method npo.
+            settings: the recipe's ``unlearn`` part; by default that of the last application, else method auto.
             seed: everything random follows from it.
 
         Returns:
@@ -119,9 +119,10 @@ class Requests:
             # What was applied matters too: it must not be taught again by a file of rows to keep.
             everything = [*read_what_is_there(self.ledger.requests(APPLIED, REVOKED)), *pending]
             groups = [pending] if batched and pending else [[rows] for rows in pending]
-            for group in groups:
-                self._check(part, way, group, everything, seed)
-            return tuple(self._apply(group, everything, way, part, seed) for group in groups)
+            parts = [self._settled(part, way, group, everything, seed) for group in groups]
+            return tuple(
+                self._apply(group, everything, way, part, seed) for group, part in zip(groups, parts, strict=True)
+            )
 
     def model(self) -> str:
         """The model as it stands: the base model, or what the live applications made of it."""
@@ -147,16 +148,16 @@ class Requests:
         part = {**dataclasses.asdict(recipe.model), "path": str(path.absolute()) if path.exists() else model}
         self.ledger.create({"model": part, "model_hash": source_fingerprint(model)})
 
-    def _check(
+    def _settled(
         self, part: Mapping[str, Any], way: Strategy, group: Sequence[RequestRows], everything: Sequence[RequestRows],
         seed: int,
-    ) -> None:  # fmt: skip
-        """Refuse what cannot work before any request is carried out."""
+    ) -> dict[str, Any]:  # fmt: skip
+        """The settings with their method named; what cannot work is refused before any request is carried out."""
         facts = self.ledger.facts()
         recipe = self._recipe(facts["model"], facts["model"]["path"], part, group, seed)
         check_recipe(recipe)
         assert recipe.unlearn is not None
-        composition, _ = composed(recipe.unlearn, benchmark_of(group, everything))
+        _, composition, _ = composed(recipe.unlearn, benchmark_of(group, everything))
         if composition.guard:
             raise RecipeError(
                 f"{composition.method.key} only suppresses answers and leaves the weights as they are: a deletion "
@@ -166,6 +167,7 @@ class Requests:
         if gated != (way.key == "compose"):
             allowed = "a gated scope (grun_gd, grun_npo ...)" if way.key == "compose" else "any but a gated scope"
             raise RecipeError(f"strategy {way.key} takes {allowed}; {composition.method.key} has another")
+        return {**part, "method": composition.method.key}
 
     def _apply(
         self, group: Sequence[RequestRows], everything: Sequence[RequestRows], way: Strategy, part: Mapping[str, Any],

@@ -72,7 +72,7 @@ from expunge.training.merge import make_merge, merge_adapters
 from expunge.training.precision import uses_bf16
 from expunge.training.run import NOTHING_TO_TRAIN, REGION, train
 
-_NO_EFFECT_ON_WEIGHTS = ("checkpoint_minutes", "track", "checkpoint_activations", "keep_weights")
+_NO_EFFECT_ON_WEIGHTS = ("checkpoint_minutes", "track", "checkpoint_activations", "keep_weights", "to_4bit")
 WEIGHTS_HASH = "weights.sha256"
 """Stands in a stage whose weights were let go."""
 _CUT_LEFT_OPEN = 384
@@ -146,7 +146,9 @@ class Plan:
         self.composition: Composition | None = None
         self.members: Members = ()
         if part:
-            self.composition, self.members = composed(part, self.benchmark)
+            part, self.composition, self.members = composed(part, self.benchmark)
+            # What is kept with a run names the method that it ran by.
+            self.recipe = replace(self.recipe, unlearn=part)
         if self.recipe.evaluate:
             measuring(self.recipe.evaluate, self.benchmark, seed=self.recipe.seed)
         pick_device(self.recipe.model.device)

@@ -170,8 +170,10 @@ class FinetunePart(TrainPart):
 class UnlearnPart(TrainPart):
     """Making the unlearned model."""
 
-    method: str = "npo"
-    """A preset: see ``expunge list methods``."""
+    method: str = "auto"
+    """A preset: see ``expunge list methods``; ``auto``: the one that suits the rows and ``to_4bit``."""
+    to_4bit: bool = False
+    """Whether the result will be stored in 4 bits; method ``auto`` then takes one whose forgetting outlasts that."""
     term: dict[str, TermSetting] = field(default_factory=dict)
     """Hyperparameters of the terms, for instance ``{beta: 0.1}``."""
     forget_term: str | None = None

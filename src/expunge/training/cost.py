@@ -30,6 +30,10 @@ class Calibration:
     """Of the first two shares, what is left under bfloat16: casts and what stays in float32 get no faster."""
     traffic: float
     """How often training reads or writes, besides its products, what blocks keep for the backward pass."""
+    attention: float
+    """The same of attention's weights: one number in float32 for each head and pair of tokens."""
+    beside: float
+    """The same of what adapters add to the outputs of the layers that they stand beside."""
     pass_seconds: float
     """Of each forward pass besides, by block: launching kernels, Python."""
     decode_seconds: float
@@ -47,10 +51,12 @@ class Calibration:
 CALIBRATION = {
     "cpu": Calibration(
         train=0.82,
-        forward=0.7,
+        forward=0.55,
         decode=0.4,
         half=0.72,
         traffic=8,
+        attention=10,
+        beside=8,
         pass_seconds=2e-4,
         decode_seconds=1.5e-3,
         optimizer_passes=10,
@@ -63,6 +69,8 @@ CALIBRATION = {
         decode=0.3,
         half=1.0,
         traffic=0,
+        attention=0,
+        beside=0,
         pass_seconds=4e-4,
         decode_seconds=4e-4,
         optimizer_passes=10,
@@ -180,6 +188,23 @@ def traffic_seconds(kept: float, rates: Rates) -> float:
         rates: of this machine.
     """
     return rates.calibration.traffic * kept / rates.copy
+
+
+def attention_seconds(shape: ModelShape, load: Workload, rates: Rates, *, blocks: int) -> float:
+    """Of attention in passes with gradients, besides its products; long rows spend much of their time there.
+
+    Args:
+        shape: of the model.
+        load: what the passes carry.
+        rates: of this machine.
+        blocks: how many of them compute a gradient.
+    """
+    return rates.calibration.attention * 4 * shape.num_heads * blocks * load.pairs / rates.copy
+
+
+def adapter_seconds(shape: ModelShape, moved: Moved, load: Workload, rates: Rates) -> float:
+    """Of adapters in passes with gradients, besides their products."""
+    return rates.calibration.beside * shape.element * moved.adapted_width * load.tokens / rates.copy
 
 
 def optimizer_seconds(moved: Moved, rates: Rates) -> float:

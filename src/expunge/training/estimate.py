@@ -21,6 +21,8 @@ from expunge.scopes import make_scope
 from expunge.scopes.lora import LoraScope, QloraScope
 from expunge.training.cost import (
     Rates,
+    adapter_seconds,
+    attention_seconds,
     forward_flops,
     optimizer_seconds,
     seconds_of,
@@ -95,7 +97,10 @@ def training_cost(outline: Outline, job: Job, machine: Machine) -> StageCost:
     seconds = seconds_of(flops, machine.rates, shape, computed, bf16=bf16, train=True)
     each = block_bytes(shape, round(computed.tokens / computed.passes), settings) if computed.passes else 0
     depth = shape.num_layers if settings.top is None else settings.top + 1
-    seconds += traffic_seconds(computed.passes * max(depth - moved.first_block, 0) * each, machine.rates)
+    blocks = max(depth - moved.first_block, 0)
+    seconds += traffic_seconds(computed.passes * blocks * each, machine.rates)
+    seconds += attention_seconds(shape, computed, machine.rates, blocks=blocks)
+    seconds += adapter_seconds(shape, moved, computed, machine.rates)
     seconds += streams.plan.num_steps * optimizer_seconds(moved, machine.rates)
     seconds += _start_seconds(streams, shape, moved, machine.rates, bf16=bf16)
     assert found.need is not None

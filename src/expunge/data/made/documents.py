@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -15,6 +15,8 @@ from expunge.errors import DataError, nearest
 TEXT_FILES = (".txt", ".text", ".md", ".markdown")
 SHORTEST = 0.8
 """A passage ends at the last sentence end after this share of its longest length."""
+LAST = 3
+"""The last passage has at least a third of the longest length, where there is one before it."""
 
 _CHUNK = 1 << 14
 _FRONT_LINES = 1000
@@ -91,16 +93,17 @@ def cut_text(chunks: Iterable[str], longest: int) -> Iterator[tuple[str, int]]:
     """Cut a text that comes in chunks into passages of at most ``longest`` words, each with the line it begins on.
 
     A passage ends with the last sentence or paragraph that leaves it at least :data:`SHORTEST` of ``longest``, else
-    after ``longest`` words; the last one may be shorter. Inside a passage the text is as it was. At most one passage
-    and one chunk are in memory.
+    after ``longest`` words. The last one may be shorter; where it would have less than a third of ``longest``, it
+    shares words with the one before. Inside a passage the text is as it was. At most two passages and one chunk are in
+    memory.
     """
     held, line = "", 1
     for chunk in itertools.chain(chunks, (None,)):
         held += chunk or ""
         words = list((_ASCII_WORD if held.isascii() else _WORD).finditer(held))
         at = done = 0
-        # The last word may go on in the next chunk.
-        while len(words) - at > (longest if chunk is not None else 0):
+        # The last word may go on in the next chunk, and the last two passages are cut together.
+        while len(words) - at > (2 * longest if chunk is not None else 0):
             end = _passage_end(held, words, at, longest)
             line += held.count("\n", done, words[at].start())
             done = words[at].start()
@@ -123,14 +126,27 @@ def word_spans(text: str, count: int) -> list[tuple[int, int]]:
 
 def _passage_end(text: str, words: list[re.Match[str]], at: int, longest: int) -> int:
     """Index after the last word of the passage that begins at ``at``."""
-    last = min(at + longest, len(words))
-    if last == len(words):
-        return last
-    for end in range(last, at + max(1, int(SHORTEST * longest)) - 1, -1):
-        gap = text[words[end - 1].end() : words[end].start()]
-        if _SENTENCE_END.search(words[end - 1].group()) or gap.count("\n") > 1:
-            return end
-    return last
+    left = len(words) - at
+    if left <= longest:
+        return len(words)
+    length = _first_end(text, words, at, range(longest, max(1, int(SHORTEST * longest)) - 1, -1))
+    if left - length < longest // LAST:
+        # Neither half may be longer than the longest.
+        half, room = left // 2, longest // 10
+        near = range(max(left - longest, half - room), min(longest, half + room) + 1)
+        length = _first_end(text, words, at, sorted(near, key=lambda length: abs(2 * length - left)))
+    return at + length
+
+
+def _first_end(text: str, words: list[re.Match[str]], at: int, lengths: Sequence[int]) -> int:
+    """The first length after which a sentence or a paragraph ends; without any the first."""
+    return next((length for length in lengths if _ends(text, words, at + length)), lengths[0])
+
+
+def _ends(text: str, words: list[re.Match[str]], end: int) -> bool:
+    """Whether a sentence or a paragraph ends before the word ``end``."""
+    gap = text[words[end - 1].end() : words[end].start()]
+    return bool(_SENTENCE_END.search(words[end - 1].group())) or gap.count("\n") > 1
 
 
 def _open(name: str) -> TextIO:
