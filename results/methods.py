@@ -1,4 +1,4 @@
-"""The page of every method: one table, both learning rates, answers to be read, and a plot."""
+"""The page of every method: one table, learning rates, answers to be read, and a plot."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _costs(record: Record) -> list[str]:
 
 
 def _rates(records: Records, best: Mapping[str, str]) -> str:
-    """Both learning rates of every method, with what they were chosen by."""
+    """Every learning rate that was run, with what they are chosen by."""
     goal = records.models.get(RETAIN_MODEL, {})
     rows = []
     for name, record in records.runs.items():

@@ -53,9 +53,11 @@ def list_things(
 
 
 def _methods() -> dict[str, str]:
+    from expunge.methods.auto import AUTO
     from expunge.methods.table import METHODS
 
-    return {name: f"{m.title} ({m.paper})" for name in METHODS.names() for m in [METHODS.get(name)]}
+    named = {name: f"{m.title} ({m.paper})" for name in METHODS.names() for m in [METHODS.get(name)]}
+    return {AUTO: "one of these, by what is given; the default"} | named
 
 
 def _attacks() -> dict[str, str]:

@@ -37,7 +37,10 @@ def default_for(situation: Situation) -> Default:
 
 
 def settled(part: UnlearnPart, situation: Situation) -> UnlearnPart:
-    """The part with the method that ``auto`` stands for; one that names its method stays as it is."""
+    """The part with the method that ``auto`` stands for in place of what it was chosen by.
+
+    One that names its method stays as it is.
+    """
     if part.method != AUTO:
         return part
-    return replace(part, method=default_for(situation).method)
+    return replace(part, method=default_for(situation).method, to_4bit=False)
