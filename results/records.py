@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +54,25 @@ class Record:
 
 
 def recipe_digest(recipe: Recipe) -> str:
-    """Of everything that numbers depend on."""
-    content = recipe.as_dict()
-    (content.get("unlearn") or {}).pop("keep_weights", None)
+    """Of everything that the recipe says and numbers depend on.
+
+    What it leaves at its default does not count: a setting that there will be one day makes no record old.
+    """
+    content = _said(recipe)
+    content.get("unlearn", {}).pop("keep_weights", None)
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _said(part: Any) -> dict[str, Any]:
+    found = {}
+    for entry in fields(part):
+        value = getattr(part, entry.name)
+        default = entry.default_factory() if entry.default_factory is not MISSING else entry.default
+        if is_dataclass(value):
+            found[entry.name] = _said(value)
+        elif value != default:
+            found[entry.name] = value
+    return found
 
 
 class Records:

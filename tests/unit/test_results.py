@@ -108,6 +108,7 @@ def test_a_record_is_another_recipes_where_anything_but_keeping_differs() -> Non
         return recipe_digest(parse_recipe({"model": {"path": "x"}, "unlearn": {"method": "npo", **unlearn}}))
 
     assert digest() == digest(keep_weights=False)
+    assert digest() == digest(gamma=None)
     assert digest() != digest(lr=1e-5)
 
 
@@ -127,7 +128,7 @@ def test_every_method_is_run_and_one_of_each_family_at_two_learning_rates() -> N
 
 def test_runs_are_picked_by_name_or_method() -> None:
     recipe = RECIPES / "methods.yaml"
-    assert set(runs_of(recipe, ["npo", "ga-1e-5"])) == {"npo-3e-5", "npo-6e-5", "ga-1e-5"}
+    assert set(runs_of(recipe, ["npo", "ga-3e-5"])) == {"npo-3e-5", "npo-6e-5", "ga-3e-5"}
     with pytest.raises(UserError, match="did you mean"):
         runs_of(recipe, ["npoo"])
 
