@@ -58,18 +58,19 @@ def recipe_digest(recipe: Recipe) -> str:
 
     What it leaves at its default does not count: a setting that there will be one day makes no record old.
     """
-    content = _said(recipe)
+    content = said(recipe)
     content.get("unlearn", {}).pop("keep_weights", None)
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _said(part: Any) -> dict[str, Any]:
+def said(part: Any) -> dict[str, Any]:
+    """What a recipe sets otherwise than its default, part by part."""
     found = {}
     for entry in fields(part):
         value = getattr(part, entry.name)
         default = entry.default_factory() if entry.default_factory is not MISSING else entry.default
         if is_dataclass(value):
-            found[entry.name] = _said(value)
+            found[entry.name] = said(value)
         elif value != default:
             found[entry.name] = value
     return found

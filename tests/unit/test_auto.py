@@ -56,6 +56,15 @@ def test_bits_are_no_matter_to_a_method_that_is_named() -> None:
     assert composition.notes[0] == "to_4bit has no effect: the method is 'npo', not auto"
 
 
+def test_a_wish_for_4_bits_that_changes_nothing_is_said() -> None:
+    def notes(*, retain: bool) -> str:
+        rows = benchmark(colour_rows(), city_rows() if retain else ())
+        return " ".join(composed(UnlearnPart(to_4bit=True), rows)[1].notes)
+
+    assert "to_4bit has no effect without retain rows" in notes(retain=False)
+    assert "to_4bit" not in notes(retain=True)
+
+
 def test_auto_is_no_method_of_its_own() -> None:
     with pytest.raises(RecipeError):
         METHODS.get(AUTO)

@@ -18,7 +18,7 @@ from results.__main__ import main
 from results.choice import KEPT, TOLD, chosen, probe_score, role_of
 from results.pages import marks, put
 from results.parts import PARTS, RECIPES
-from results.records import BEFORE, RETAIN_MODEL, Record, Records, kept_metrics, recipe_digest
+from results.records import BEFORE, RETAIN_MODEL, Record, Records, kept_metrics, recipe_digest, said
 from results.running import Place, attack_retrained, carry_out, method_of, missing, runs_of
 
 UNTRAINED = {"nothing", "keyword_filter", "refusal_prompt", "noise"}
@@ -108,8 +108,12 @@ def test_a_record_is_another_recipes_where_anything_but_keeping_differs() -> Non
         return recipe_digest(parse_recipe({"model": {"path": "x"}, "unlearn": {"method": "npo", **unlearn}}))
 
     assert digest() == digest(keep_weights=False)
-    assert digest() == digest(gamma=None)
     assert digest() != digest(lr=1e-5)
+
+
+def test_what_a_recipe_leaves_at_its_default_does_not_count() -> None:
+    written = {"model": {"path": "x", "max_length": 64}, "unlearn": {"method": "npo", "lr": 1e-5, "batch_size": 4}}
+    assert said(parse_recipe(written)) == {**written, "data": {}}
 
 
 # -- running -------------------------------------------------------------------------------------------------------

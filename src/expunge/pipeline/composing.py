@@ -28,6 +28,8 @@ def composed(part: UnlearnPart, benchmark: Benchmark) -> tuple[UnlearnPart, Comp
         situation = Situation(retain=has_retain, to_4bit=part.to_4bit)
         part = settled(part, situation)
         notes = (f"method auto is {part.method} here: {default_for(situation).reason}; --method names another",)
+        if situation.to_4bit and default_for(situation) == default_for(replace(situation, to_4bit=False)):
+            notes += ("to_4bit has no effect without retain rows: auto knows no method for 4 bits that needs none",)
     elif part.to_4bit:
         notes = (f"to_4bit has no effect: the method is {part.method!r}, not auto",)
     composition = compose(part, has_retain=has_retain)
