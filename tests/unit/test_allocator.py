@@ -90,6 +90,17 @@ def test_holes_are_given_back_once_they_are_large(monkeypatch: pytest.MonkeyPatc
     assert (holes.most, trims) == (120, [0, 0])
 
 
+def test_more_holes_are_put_up_with_beside_large_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 1500 bytes work needs 1000: 200 more may be holes."""
+    held = iter([1500, 1700, 1701])
+    monkeypatch.setattr(allocator, "used_memory", lambda: next(held))
+    monkeypatch.setattr(allocator, "SLACK", 100)
+    monkeypatch.setattr(allocator, "_glibc", lambda: SimpleNamespace(malloc_trim=lambda pad: None))
+    monkeypatch.setitem(allocator._state, "kept", True)
+    holes = Holes(500)
+    assert [holes.look() for _ in range(3)] == [False, False, True]
+
+
 def test_more_for_more_work_is_no_hole(monkeypatch: pytest.MonkeyPatch) -> None:
     held = iter([100, 300, 350, 401])
     monkeypatch.setattr(allocator, "used_memory", lambda: next(held))

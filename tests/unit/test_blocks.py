@@ -71,10 +71,29 @@ def test_a_single_node() -> None:
     assert Blocks.of(np.ones((1, 1), dtype=bool)) is None
 
 
+def test_what_is_long_and_shares_nothing_is_looked_at_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("expunge.data.blocks.LONGEST_STRETCH", 16)
+    monkeypatch.setattr("expunge.data.blocks.ALONE", 16 * 16)
+    tree = PackedTree.build([TokenSequence(tuple(range(100)), 5), *ROWS])
+    assert tree.blocks is not None
+    lone = [block for block in tree.blocks.blocks if block.run is not None]
+    assert len(lone) >= 100 // 16
+    for block in lone:
+        for places, run in zip((block.rows, block.keys), block.run or (), strict=True):
+            assert places.tolist() == [list(range(run.start, run.stop))]
+    np.testing.assert_array_equal(covered(tree.blocks, tuple(tree.visible.shape)), tree.visible.numpy().astype(int))
+
+
 @pytest.mark.parametrize("window", [None, 7])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-def test_values_and_gradients_are_those_of_the_whole_square(window: int | None, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("alone", [1, 1 << 15])
+def test_values_and_gradients_are_those_of_the_whole_square(
+    alone: int, window: int | None, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("expunge.data.blocks.ALONE", alone)
     tree = PackedTree.build(ROWS)
+    assert tree.blocks is not None
+    assert any(block.run is not None for block in tree.blocks.blocks) == (alone == 1)
     num_nodes = len(tree.input_ids)
     draw = torch.Generator().manual_seed(0)
     given = [torch.randn(1, h, num_nodes, WIDTH, generator=draw, dtype=torch.float64).to(dtype) for h in (6, 2, 2)]

@@ -24,6 +24,8 @@ FILLED = 1.25
 """Most that filling up may make of a block's own size, but for what is too small to matter."""
 SMALL = 4096
 """Numbers in the scores of a block that may be filled up in any case."""
+ALONE = 1 << 15
+"""Numbers in the scores of a stretch that is a call of its own: it keeps the machine busy without company."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +38,13 @@ class Block:
     """``(S, K)`` columns of the tree's ``visible``; what fills up is seen by none."""
     allowed: Tensor
     """``(S, 1, Q, K)`` bool."""
+    run: tuple[slice, slice] | None = None
+    """Rows and keys of a lone stretch whose keys are neighbours, as in a sequence that shares nothing: to be looked at
+    where they are, for a copy of every beginning is more than the sequence."""
 
     def to(self, device: torch.device | str) -> Block:
         """The same block with its tensors on ``device``."""
-        return Block(self.rows.to(device), self.keys.to(device), self.allowed.to(device))
+        return Block(self.rows.to(device), self.keys.to(device), self.allowed.to(device), self.run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +115,12 @@ def _alike(stretches: list[_Stretch]) -> Iterator[list[_Stretch]]:
     group: list[_Stretch] = []
     own = 0
     for stretch in stretches:
-        more = own + stretch.num_rows * stretch.num_keys
-        if group and _area([*group, stretch]) > FILLED * more + SMALL:
+        size = _area([stretch])
+        if group and (size >= ALONE or _area([*group, stretch]) > FILLED * (own + size) + SMALL):
             yield group
-            group, more = [], stretch.num_rows * stretch.num_keys
+            group, own = [], 0
         group.append(stretch)
-        own = more
+        own += size
     if group:
         yield group
 
@@ -134,4 +139,6 @@ def _block(visible: np.ndarray[Any, Any], group: list[_Stretch]) -> Block:
         keys[number, : len(seen)] = seen
         # A row that fills up sees what the first one sees: a softmax over nothing would not be a number.
         allowed[number, 0, :, : len(seen)] = visible[rows[number]][:, seen]
-    return Block(torch.from_numpy(rows), torch.from_numpy(keys), torch.from_numpy(allowed))
+    neighbours = len(group) == 1 and bool((np.diff(keys[0]) == 1).all())
+    run = (slice(group[0].first, group[0].end), slice(int(keys[0, 0]), int(keys[0, -1]) + 1)) if neighbours else None
+    return Block(torch.from_numpy(rows), torch.from_numpy(keys), torch.from_numpy(allowed), run)

@@ -26,8 +26,9 @@ _NEVER = -1
 _GROW = 1 << 26
 """Bytes by which the heap grows at a time, where it has to."""
 
-SLACK = 1 << 27
-"""Bytes of holes that are put up with."""
+SLACK, SHARE = 1 << 27, 0.2
+"""Bytes of holes that are put up with in any case, and up to which share of what the work needs: to touch again what
+was given back took up to a third of a step."""
 
 _state = {"kept": False}
 
@@ -77,7 +78,9 @@ class Holes:
     come to hold more with every pass.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, base: int = 0) -> None:
+        """``base``: bytes that are held before the work begins."""
+        self.base = base
         self.most = 0
         """Bytes that work was seen to need when it began without holes, besides what is kept."""
         self._fresh = True
@@ -94,7 +97,7 @@ class Holes:
         self._fresh, self._work = self._fresh or work != self._work, work
         if self._fresh or held <= self.most:
             self.most, self._fresh = max(self.most, held), False
-        elif held > self.most + SLACK and _state["kept"]:
+        elif held > self.most + max(SLACK, SHARE * (self.most - self.base)) and _state["kept"]:
             give_back()
             self._fresh = True
             return True

@@ -92,24 +92,29 @@ def _attend_in_blocks(
     *how: Any,
 ) -> Tensor:
     """As :func:`_attend`, but each stretch of the row sees the keys of its own path alone."""
+    dtype = value.dtype
+    if value.device.type == "cpu":
+        # Once for all blocks; and a processor would add up in half precision what they say of a key.
+        query, key, value = (at_least_fp32(heads) for heads in (query, key, value))
     mixed = []
     for block in blocks.blocks:
         allowed = block.allowed
         if window is not None:
             lowest = tree.position_ids[block.rows] - window
             allowed = allowed & (tree.key_positions[block.keys][:, None] > lowest[:, :, None])[:, None]
-        asked, keys, values = _picked(query, block.rows), _picked(key, block.keys), _picked(value, block.keys)
-        mixed.append(_attend(asked, keys, values, allowed, *how).flatten(2).flatten(0, 1))
-    return F.embedding(blocks.place, torch.cat(mixed)).unflatten(-1, (query.shape[1], -1))[None]
+        if block.run is not None:
+            rows, keys = block.run
+            parts = query[:, :, rows], key[:, :, keys], value[:, :, keys]
+        else:
+            parts = _picked(query, block.rows), _picked(key, block.keys), _picked(value, block.keys)
+        mixed.append(_attend(*parts, allowed, *how).flatten(2).flatten(0, 1))
+    return F.embedding(blocks.place, torch.cat(mixed).to(dtype)).unflatten(-1, (query.shape[1], -1))[None]
 
 
 def _picked(heads: Tensor, places: Tensor) -> Tensor:
     """``(1, H, T, D)`` at ``(S, P)`` places: ``(S, H, P, D)``."""
     # Embedding, for its backward pass adds rows up fast and in a fixed order, which indexing does not.
-    lines = heads[0].transpose(0, 1).flatten(1)
-    if lines.device.type == "cpu":
-        lines = at_least_fp32(lines)  # or a processor would add them up in half precision
-    return F.embedding(places, lines).to(heads.dtype).unflatten(-1, heads.shape[1::2]).transpose(1, 2)
+    return F.embedding(places, heads[0].transpose(0, 1).flatten(1)).unflatten(-1, heads.shape[1::2]).transpose(1, 2)
 
 
 def _is_ordinary(module: nn.Module, query: Tensor, mask: Tensor | None, how: dict[str, Any]) -> bool:

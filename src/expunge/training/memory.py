@@ -80,8 +80,9 @@ def block_bytes(shape: ModelShape, tokens: int, settings: PassSettings) -> int:
 
     By token: the inputs of two norms and what they scale, ``4 d`` in float32; in the precision of the products the
     inputs of the linear layers, ``2 d``, queries, keys and values of every head with what attention puts out, ``4 q``,
-    the MLP, ``4 m``, and the tree's mask as numbers, ``N``. Where attention writes its weights down, ``h N`` in float32
-    besides. Counted on llama's blocks; others differ by a little.
+    the MLP, ``4 m``. ``N`` more stand for attention's weights, which short rows keep, and for the holes that long ones
+    leave between tensors: measured, not derived. Where attention writes its weights down, ``h N`` in float32 besides.
+    Counted on llama's blocks; others differ by a little.
     """
     product = min(2 if settings.bf16 else 4, shape.element)
     linear = 2 * shape.hidden + 4 * shape.query_width + 4 * shape.intermediate

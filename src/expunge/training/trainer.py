@@ -25,6 +25,7 @@ from transformers.training_args import OptimizerNames
 
 from expunge.errors import NonFiniteLossError, RecipeError, ResourceError, unknown
 from expunge.models.allocator import Holes, give_back
+from expunge.models.machine import used_memory
 from expunge.parallel import from_first, gathered, num_processes, process_number, wait_for_all
 from expunge.recipe import TrainPart
 from expunge.training.distributed import own_piece
@@ -72,7 +73,7 @@ class UnlearningTrainer(Trainer):
         self.rules = rules
         self.protection = protection
         self.stream_losses: dict[str, float] = {}
-        self.holes = Holes()
+        self.holes = Holes(used_memory())
         self.most_tokens = 0
         """Of a pass so far, what answers share counted for each."""
         super().__init__(
