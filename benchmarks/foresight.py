@@ -27,6 +27,8 @@ class Foreseen:
     """Of the whole run that the order plans, or of the suite; loading and saving, which are not measured, left out."""
     memory: float
     """Bytes at the peak."""
+    rates: dict[str, float]
+    """Of the machine as they were just then: what a change of the constants can be tried on."""
 
 
 def foresee(order: Order) -> Foreseen:
@@ -44,7 +46,8 @@ def foresee(order: Order) -> Foreseen:
             cost = training_cost(outline, make_job(order, sets), machine)
     assert cost.seconds is not None
     assert cost.memory is not None
-    return Foreseen(seconds=cost.seconds - cost.files_seconds, memory=cost.memory)
+    rates = {name: value for name, value in vars(machine.rates).items() if isinstance(value, float)}
+    return Foreseen(seconds=cost.seconds - cost.files_seconds, memory=cost.memory, rates=rates)
 
 
 def main() -> int:

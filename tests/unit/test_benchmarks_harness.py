@@ -197,7 +197,7 @@ class Asked:
     def __call__(self, order: Order, module: str = "benchmarks.worker") -> dict[str, Any]:
         if module == "benchmarks.foresight":
             assert order.way == "ours"
-            return {"seconds": 10.0, "memory": 1500}
+            return {"seconds": 10.0, "memory": 1500, "rates": {}}
         if order.kind == "machine":
             return MACHINE
         if len(self.ways) == self.lasts:
@@ -221,14 +221,19 @@ def test_rounds_are_interleaved_and_not_measured_twice(tmp_path: Path, monkeypat
     monkeypatch.setattr(run, "ask", asked)
     out = tmp_path / "results.json"
     assert bench(out, "--pairs", "1") == 0
-    assert asked.ways == ["plain", "ours"]
+    # Ours once more between two dry runs.
+    assert asked.ways == ["plain", "ours", "ours"]
     # No headline: two pairs at most.
     assert bench(out, "--pairs", "5") == 0
-    assert asked.ways == ["plain", "ours"] * 2
+    assert asked.ways[3:] == ["plain", "ours"]
     assert bench(out, "--pairs", "5") == 0
-    assert len(asked.ways) == 4
+    assert len(asked.ways) == 5
+    assert bench(out, "--foresee") == 0
+    assert asked.ways[5:] == ["ours"]
+    assert bench(out, "--cases", "npo-4", "--foresee") == 0
+    assert len(asked.ways) == 6, "nothing was measured that could be foreseen"
     assert bench(out, "--pairs", "1", "--again") == 0
-    assert len(asked.ways) == 6
+    assert asked.ways[6:] == ["plain", "ours", "ours"]
     assert len(json.loads(out.read_text())["cases"]["grad_diff-4"]["rounds"]) == 1
 
 
@@ -238,7 +243,7 @@ def test_sides_shown_for_comparison_get_two_rounds(
     asked = Asked()
     monkeypatch.setattr(run, "ask", asked)
     assert bench(tmp_path / "results.json", "--cases", "npo-8,npo-bf16-8", "--pairs", "3") == 0
-    assert asked.ways == 2 * (["plain", "plain", "ours"] * 2 + ["plain", "ours"])
+    assert asked.ways == 2 * (["plain", "plain", "ours"] * 2 + ["plain", "ours"] + ["ours"])
     said = capsys.readouterr().out
     assert "| ours | 0.50 |" in said
     # 50 steps of 0.5 s; 1000 bytes were measured.
