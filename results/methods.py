@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from expunge.reporting.figures import MUTED, SERIES, figure_bytes, figures_available
 from expunge.reporting.tables import MISSING, format_number
 from results.choice import KEPT, TOLD, chosen, probe_score, role_of
-from results.pages import DOCS, markdown_table, put, shown_rate, state
+from results.pages import DOCS, README, markdown_table, put, shown_rate, state
 from results.records import BEFORE, RETAIN_MODEL, Metrics, Record, Records
 
 if TYPE_CHECKING:
@@ -31,6 +31,16 @@ COLUMNS = {
     "forget_empty_rate": "empty",
 }
 """Metrics of the table, with their short names; the page says what they mean."""
+BRIEFLY = {
+    FORGET: "extraction strength",
+    "forget_Q_A_ROUGE": "ROUGE-L of their answers",
+    "retain_Q_A_ROUGE": "ROUGE-L of the others'",
+    UTILITY: "utility",
+    "forget_perplexity": "perplexity",
+}
+"""Columns of the short table for newcomers."""
+FLUENT = 1.5
+"""Times the perplexity of the retain model's answers that fluent answers may have."""
 NOT_RUN = "not run"
 
 
@@ -52,10 +62,11 @@ def write(records: Records, names: Sequence[str]) -> list[Path]:
     put(PAGE, "methods", f"{state(records, names)}\n\n{shown}{_table(records.models, picked, methods)}\n")
     put(PAGE, "rates", _rates(records, best) + "\n")
     put(ANSWERS, "answers", _answers(picked))
+    put(README, "methods", _briefly(records.models, picked) + "\n")
     if drawing is None:
-        return [PAGE, ANSWERS]
+        return [PAGE, ANSWERS, README]
     PLOT.write_bytes(drawing)
-    return [PAGE, ANSWERS, PLOT]
+    return [PAGE, ANSWERS, README, PLOT]
 
 
 def _table(models: Mapping[str, Metrics], picked: Mapping[str, Record], methods: Sequence[str]) -> str:
@@ -74,8 +85,8 @@ def _table(models: Mapping[str, Metrics], picked: Mapping[str, Record], methods:
     return markdown_table(["method", "lr", *COLUMNS.values(), "steps", "s", "GB", "trained"], rows)
 
 
-def _values(metrics: Metrics) -> list[str]:
-    return [format_number(metrics[key][0]) if key in metrics else MISSING for key in COLUMNS]
+def _values(metrics: Metrics, keys: Iterable[str] = COLUMNS) -> list[str]:
+    return [format_number(metrics[key][0]) if key in metrics else MISSING for key in keys]
 
 
 def _costs(record: Record) -> list[str]:
@@ -87,6 +98,26 @@ def _costs(record: Record) -> list[str]:
         f"{cost['peak_memory_gb']:.1f}" if "peak_memory_gb" in cost else MISSING,
         MISSING if share is None else f"{share:.2%}" if 0 < share < 0.01 else f"{share:.0%}",
     ]
+
+
+def _briefly(models: Mapping[str, Metrics], picked: Mapping[str, Record]) -> str:
+    """The models, and the fluent methods that no other fluent one beats, the nearest to the retain model first."""
+    if RETAIN_MODEL not in models:
+        return "Nothing has been run yet."
+    goal = models[RETAIN_MODEL]
+    fluent = {method: record for method, record in picked.items() if is_fluent(record, goal)}
+    places = {method: (abs(place[0] - (goal[FORGET][0] or 0.0)), place[1]) for method, place in _places(fluent).items()}
+    rows = [[f"*{name}*", *_values(models[name], BRIEFLY)] for name in (BEFORE, RETAIN_MODEL) if name in models]
+    for method in sorted(unbeaten(places), key=lambda method: places[method]):
+        rows.append([method, *_values(picked[method].metrics, BRIEFLY)])
+    return markdown_table(["", *BRIEFLY.values()], rows)
+
+
+def is_fluent(record: Record, retain_model: Metrics) -> bool:
+    """Whether a run's forget answers are about as fluent as the retain model's."""
+    key = "forget_perplexity"
+    value, goal = (metrics.get(key, [None])[0] for metrics in (record.metrics, retain_model))
+    return value is not None and goal is not None and value <= FLUENT * goal
 
 
 def _rates(records: Records, best: Mapping[str, str]) -> str:
@@ -122,8 +153,7 @@ def _answers(picked: Mapping[str, Record]) -> str:
 
 def plot(models: Mapping[str, Metrics], picked: Mapping[str, Record]) -> bytes | None:
     """Utility against extraction strength; the methods that none beats in both are named."""
-    places = {method: _place(record.metrics) for method, record in picked.items() if not record.failed}
-    shown = {method: place for method, place in places.items() if place}
+    shown = _places(picked)
     known = {name: place for name, metrics in models.items() if (place := _place(metrics))}
     if not shown or RETAIN_MODEL not in known or not figures_available():
         return None
@@ -144,6 +174,12 @@ def plot(models: Mapping[str, Metrics], picked: Mapping[str, Record]) -> bytes |
         axes.set_ylabel("model utility")
 
     return figure_bytes(paint, "svg", (7.5, 5.0))
+
+
+def _places(picked: Mapping[str, Record]) -> dict[str, tuple[float, float]]:
+    """Extraction strength and utility of every run that has both."""
+    places = {method: _place(record.metrics) for method, record in picked.items() if not record.failed}
+    return {method: place for method, place in places.items() if place}
 
 
 def _place(metrics: Metrics) -> tuple[float, float] | None:

@@ -9,7 +9,8 @@ from expunge.errors import UserError
 from expunge.reporting.tables import MISSING
 from results.records import Record, Records
 
-DOCS = Path(__file__).parents[1] / "docs" / "results"
+ROOT = Path(__file__).parents[1]
+DOCS, README = ROOT / "docs" / "results", ROOT / "README.md"
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -199,16 +199,16 @@ def test_only_what_stands_between_the_marks_is_replaced(tmp_path: Path) -> None:
 
 
 def test_the_page_shows_what_was_chosen_and_what_was_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("PAGE", "ANSWERS", "PLOT"):
+    for name in ("PAGE", "ANSWERS", "README", "PLOT"):
         place = tmp_path / getattr(methods, name).name
         if name != "PLOT":
             shutil.copyfile(getattr(methods, name), place)
         monkeypatch.setattr(methods, name, place)
     records = Records(tmp_path / "part.json")
-    records.models = {BEFORE: metrics(1.0), RETAIN_MODEL: metrics(0.4)}
+    records.models = {BEFORE: metrics(1.0), RETAIN_MODEL: metrics(0.4, forget_perplexity=40)}
     records.runs = {
         "npo-3e-5": record(metrics=metrics(0.9)),
-        "npo-6e-5": record(settings={"lr": 6e-5}),
+        "npo-6e-5": record(settings={"lr": 6e-5}, metrics=metrics(forget_perplexity=40)),
         "ga-1e-5": record("ga", settings={"lr": 1e-5}, metrics={}, failed="the loss became nan"),
     }
     written = methods.write(records, ["npo-3e-5", "npo-6e-5", "ga-1e-5", "rmu-2e-3"])
@@ -222,7 +222,24 @@ def test_the_page_shows_what_was_chosen_and_what_was_not_run(tmp_path: Path, mon
     assert "| npo | 3e-5 | 0.900 | 1.00 | 0.500 |  |" in page
     assert "| npo | 6e-5 | 0.500 | 1.00 | 0.900 | x |" in page
     assert "1. Bob." in methods.ANSWERS.read_text()
-    assert [path.name for path in written][:2] == ["methods.md", "methods_answers.md"]
+    assert [path.name for path in written][:3] == ["methods.md", "methods_answers.md", "README.md"]
+    short = methods.README.read_text()
+    assert "| *retain model* | 0.200 |" in short
+    assert "| npo | 0.200 |" in short
+    assert "| ga |" not in short
+
+
+def test_the_short_table_holds_fluent_methods_that_none_beats() -> None:
+    goal = metrics(extraction_strength=0.1, forget_perplexity=40)
+    found = {
+        name: record(metrics=metrics(extraction_strength=strength, model_utility=utility, forget_perplexity=perplexity))
+        for name, strength, utility, perplexity in (
+            ("useful", 0.7, 0.7, 20), ("near", 0.2, 0.6, 60), ("beaten", 0.3, 0.6, 40), ("gibberish", 0.1, 0.6, 61),
+        )
+    }  # fmt: skip
+    lines = methods._briefly({RETAIN_MODEL: goal}, found).splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["*retain model*", "near", "useful"]
+    assert methods._briefly({}, found) == "Nothing has been run yet."
 
 
 # -- claims --------------------------------------------------------------------------------------------------------
