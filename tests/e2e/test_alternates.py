@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 import torch
+from pyarrow import parquet
 
 from command_line import COLOURS, FORGET, NAMES, forget_imports, write_data, write_jsonl
 from conftest import colour_rows
 from expunge.api import run
-from expunge.data.augment import leaks, relearn_rows
+from expunge.data.augment import leaks, relearn_pairs, relearn_rows
 from expunge.data.rows import Row
 from expunge.data.sources import read_rows, write_rows
-from expunge.errors import DataError, ModelError, RecipeError
+from expunge.errors import DataError, ModelError, RecipeError, UserError
 from expunge.evaluation import alternates
 from expunge.evaluation.alternates import add_alternates
 from expunge.evaluation.generator import Sampling, _Draw, generate_answers
@@ -331,13 +332,35 @@ def test_a_published_augmented_file_is_learned_as_it_is(
     assert [(row.prompt, row.answer) for row in jobs[0].rows["forget"]] == [tuple(r.values()) for r in records]
 
 
-def test_rows_rewritten_beforehand_train_like_the_view(recipe: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    write_rows(tmp_path / "relearned.jsonl", relearn_rows(colour_rows()))
-    logs = []
+@pytest.mark.parametrize(("method", "view", "rewrite"), [
+    ("relearn", "gold", relearn_rows), ("relearn_dpo", "model", relearn_pairs),
+])  # fmt: skip
+def test_rows_rewritten_beforehand_train_like_the_view(
+    method: str, view: str, rewrite: Callable[..., Sequence[Row]], recipe: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    file = tmp_path / "rewritten.jsonl"
+    write_rows(file, rewrite(colour_rows()))
+    logs, asked = {}, {}
     for name, settings, data in (
-        ("view", {"method": "relearn"}, {}),
-        ("file", {"method": "relearn", "view": "gold"}, {"forget": tmp_path / "relearned.jsonl"}),
+        ("view", {"method": method}, {}),
+        ("file", {"method": method, "view": view}, {"forget": file}),
+        ("written", {"method": method, "written": str(file)}, {}),
     ):
-        result = run(recipe(settings, **data), out=tmp_path / name)
-        logs.append((result.folder / "log.jsonl").read_text())
-    assert logs[0] == logs[1]
+        measured = recipe(settings, **data) | {"evaluate": {"max_new_tokens": 2, "num_resamples": 20}}
+        result = run(measured, out=tmp_path / name)
+        logs[name] = (result.folder / "log.jsonl").read_text()
+        samples = parquet.read_table(result.folder / "samples.parquet").to_pylist()
+        asked[name] = [row["prompt"] for row in samples if row["set"] == "forget"]
+    assert logs["view"] == logs["file"] == logs["written"]
+    assert asked["written"] == asked["view"] != asked["file"]
+
+
+def test_written_rows_are_looked_at_before_any_work(
+    recipe: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "load_model", lambda *args, **options: pytest.fail("no model is needed to see it"))
+    with pytest.raises(UserError, match=r"nowhere\.jsonl"):
+        run(recipe({"method": "relearn", "written": str(tmp_path / "nowhere.jsonl")}), out=tmp_path / "run")
+    file = write_jsonl(tmp_path / "bare.jsonl", FORGET)
+    with pytest.raises(DataError, match=r"bare.jsonl:1: no alternate answer"):
+        run(recipe({"method": "relearn_dpo", "written": str(file)}), out=tmp_path / "run")

@@ -44,7 +44,7 @@ def augment(
     seed: int = opt.SEED,
     as_json: bool = opt.JSON,
 ) -> None:
-    """Ask forget questions in other ways and answer them vaguely (ReLearn); the file is for unlearn --view gold."""
+    """Ask forget questions in other ways and answer them vaguely (ReLearn); the file is for unlearn --written."""
     from expunge import api
     from expunge.recipe import apply_overrides
 

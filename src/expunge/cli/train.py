@@ -99,6 +99,9 @@ def unlearn(
     to_4bit: bool = typer.Option(False, "--to-4bit", help="The result will be stored in 4 bits: auto takes account."),
     retain_term: str = typer.Option(None, "--retain-term", help="none, nll or kl instead of the method's."),
     view: str = typer.Option(None, "--view", help="gold or refusal instead of the method's."),
+    written: Path = typer.Option(
+        None, "--written", help="Rows that `expunge augment` wrote for the forget rows: trained on in their place."
+    ),
     rule: list[str] = typer.Option(
         [], "--rule", help="Gradient rule, as gru or sam:rho=0.05, instead of the method's; may be repeated."
     ),
@@ -128,6 +131,7 @@ def unlearn(
     )
     chosen: dict[str, Any] = {"retain_term": retain_term, "view": view, "budget": opt.budget_settings(budget)}
     chosen |= {"rules": opt.rule_settings(rule), "to_4bit": to_4bit or None}
+    chosen |= {"written": str(written) if written else None}
     settings |= {key: value for key, value in chosen.items() if value is not None}
     result = api.unlearn(
         model,

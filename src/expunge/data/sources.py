@@ -45,6 +45,11 @@ def read_rows(path: str | os.PathLike[str], *, set_name: str) -> tuple[Row, ...]
     return tuple(stream_rows(path, set_name=set_name))
 
 
+def read_written(path: str) -> tuple[Row, ...]:
+    """Rows that were written for a forget set beforehand."""
+    return read_rows(path, set_name="written")
+
+
 def stream_rows(path: str | os.PathLike[str], *, set_name: str) -> Iterator[Row]:
     """The same one by one, so that a file of any size stays on disk; a JSON array alone is read whole.
 

@@ -64,6 +64,8 @@ class View:
     """Refuses forget rows that it could do nothing with, before any work."""
     gold: bool = True
     """Whether the answers it shows are the rows' own, which there is something to forget in."""
+    as_written: str | None = None
+    """The view of its rows where they were written beforehand; None: its own."""
     options: frozenset[str] = field(default_factory=frozenset)
     """Which optional fields of :class:`ViewContext` it reads: ``template``."""
 
@@ -172,11 +174,12 @@ VIEWS: dict[str, View] = {
         View(
             "relearn", "vague answers, written by rules, to their questions and variants", frozenset({"answer"}),
             rows=lambda rows, context: relearn_rows(rows, seed=context.seed), check=require_questions, gold=False,
+            as_written="gold",
         ),
         View(
             "relearn_pair", "their own answers to variants of their questions, each with a vague one beside it",
             alternate=own_alternate, rows=lambda rows, context: relearn_pairs(rows, seed=context.seed),
-            check=require_questions,
+            check=require_questions, as_written="model",
         ),
         View(
             "model", "their own answers, each with one that the model made up beforehand beside it",

@@ -179,6 +179,8 @@ def compose(part: UnlearnPart, *, has_retain: bool) -> Composition:
     if not forget and part.gamma is not None:
         notes.append(f"gamma={part.gamma:g} has no effect: this run has no forget term")
     view = part.view or method.view
+    if part.written and not part.view:
+        view = VIEWS[view].as_written or view
     if view not in VIEWS:
         raise RecipeError(unknown("data view", view, VIEWS))
     if part.template is not None and "template" not in VIEWS[view].options:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from expunge.benchmarks.base import Benchmark
-from expunge.data.views import VIEWS
+from expunge.data.sources import read_written
+from expunge.data.views import VIEWS, ViewContext, need_alternates
 from expunge.methods.auto import AUTO, Situation, default_for, settled
 from expunge.methods.table import Composition, compose
 from expunge.recipe import UnlearnPart
@@ -38,8 +39,11 @@ def composed(part: UnlearnPart, benchmark: Benchmark) -> tuple[UnlearnPart, Comp
     if composition.merge:
         members = compose_members(part, make_merge(composition.merge), has_retain=has_retain)
     for one in (composition, *(member for _, member in members)):
+        rows = read_written(part.written) if part.written else benchmark.forget
+        if part.written and one.view == "model":
+            need_alternates(rows, ViewContext())
         if check := VIEWS[one.view].check:
-            check(benchmark.forget)
+            check(rows)
     for trained in [member for _, member in members] or [composition]:
         make_rules(trained.rules, trained.terms)
     return part, composition, members

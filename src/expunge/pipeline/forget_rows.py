@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge.data.rows import Row, rows_hash
-from expunge.data.sources import read_rows, write_rows
+from expunge.data.sources import read_rows, read_written, write_rows
 from expunge.data.views import VIEWS
 from expunge.evaluation.alternates import ALTERNATES, add_alternates
 from expunge.evaluation.writing import write_texts
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 
 def forget_rows(plan: Plan, target: Stage | None, part: UnlearnPart, composition: Composition) -> Sequence[Row]:
-    """The forget rows; where the view wants answers that the model made up, with those that it now makes up."""
-    rows = plan.benchmark.forget or _written(plan, target, composition)
+    """The forget rows, or those that were written for them beforehand; where the view wants answers that the model made
+    up, with those that it now makes up."""
+    rows = read_written(part.written) if part.written else plan.benchmark.forget
+    rows = rows or _written(plan, target, composition)
     if composition.view != "model" or all(row.alternate is not None for row in rows):
         return rows
     settings = {"count": part.alternates or ALTERNATES, "seed": plan.recipe.seed}

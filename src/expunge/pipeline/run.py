@@ -72,7 +72,7 @@ from expunge.training.merge import make_merge, merge_adapters
 from expunge.training.precision import uses_bf16
 from expunge.training.run import NOTHING_TO_TRAIN, REGION, train
 
-_NO_EFFECT_ON_WEIGHTS = ("checkpoint_minutes", "track", "checkpoint_activations", "keep_weights", "to_4bit")
+_NO_EFFECT_ON_WEIGHTS = ("checkpoint_minutes", "track", "checkpoint_activations", "keep_weights", "to_4bit", "written")
 WEIGHTS_HASH = "weights.sha256"
 """Stands in a stage whose weights were let go."""
 _CUT_LEFT_OPEN = 384

@@ -182,6 +182,9 @@ class UnlearnPart(TrainPart):
     """``none``, ``nll``, ``kl``, ``nll+kl`` ... instead of the preset's."""
     view: str | None = None
     """``gold``, ``refusal``, ``mismatch``, ``template`` ... instead of the preset's."""
+    written: str | None = None
+    """File of rows that ``expunge augment`` wrote for the forget set: trained on in the place of its own, which stay
+    what is measured."""
     template: str | None = None
     """The one answer of the ``template`` view."""
     alternates: int | None = None
