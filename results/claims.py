@@ -226,7 +226,7 @@ def write(records: Records, names: Sequence[str]) -> list[Path]:
         records: of the part.
         names: of every run that the recipe asks for.
     """
-    best = chosen(records.runs, records.models[RETAIN_MODEL]) if records.models else {}
+    best = chosen(records.runs, records.models) if records.models else {}
     runs = {role: records.runs[name] for role, name in best.items() if not records.runs[name].failed}
     parts = [state(records, names), *(_section(claim, runs, records.models) for claim in CLAIMS)]
     put(PAGE, "claims", "\n\n".join(parts) + "\n")

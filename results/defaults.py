@@ -35,14 +35,14 @@ def write(records: Records, names: Sequence[str]) -> list[Path]:
         names: of every run that the recipe asks for.
     """
     goal = records.models.get(RETAIN_MODEL, {})
-    best = chosen(records.runs, goal) if records.runs else {}
+    best = chosen(records.runs, records.models) if records.runs else {}
     runs = {role: records.runs[name] for role, name in best.items()}
     mixed = [role for role in runs if not role.startswith(ALONE)]
     alone = [role for role in runs if role.startswith(ALONE)]
     table = Records(DOCS / "data" / "methods.json")
     published = {
         method: table.runs[name]
-        for method, name in (chosen(table.runs, goal) if goal and table.runs else {}).items()
+        for method, name in (chosen(table.runs, table.models) if table.models else {}).items()
         if not table.runs[name].failed
     }
     put(PAGE, "state", state(records, names) + "\n")

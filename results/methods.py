@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from expunge.reporting.figures import MUTED, SERIES, figure_bytes, figures_available
 from expunge.reporting.tables import MISSING, format_number
-from results.choice import KEPT, TOLD, chosen, probe_score, role_of
+from results.choice import KEPT, LIKELY, TOLD, chosen, probe_score, role_of
 from results.pages import DOCS, README, markdown_table, put, shown_rate, state
 from results.records import BEFORE, RETAIN_MODEL, Metrics, Record, Records
 
@@ -55,7 +55,7 @@ def write(records: Records, names: Sequence[str]) -> list[Path]:
         The files written.
     """
     methods = list(dict.fromkeys(map(role_of, names)))
-    best = chosen(records.runs, records.models.get(RETAIN_MODEL, {})) if records.runs else {}
+    best = chosen(records.runs, records.models) if records.runs else {}
     picked = {method: records.runs[best[method]] for method in methods if method in best}
     drawing = plot(records.models, picked)
     shown = f"![Extraction strength and model utility of every method]({PLOT.name})\n\n" if drawing else ""
@@ -122,7 +122,6 @@ def is_fluent(record: Record, retain_model: Metrics) -> bool:
 
 def _rates(records: Records, best: Mapping[str, str]) -> str:
     """Every learning rate that was run, with what they are chosen by."""
-    goal = records.models.get(RETAIN_MODEL, {})
     rows = []
     for name, record in records.runs.items():
         if not record.settings.get("lr"):
@@ -130,12 +129,12 @@ def _rates(records: Records, best: Mapping[str, str]) -> str:
         method = role_of(name)
         mark = "x" if best[method] == name else ""
         if record.failed:
-            rows.append([method, shown_rate(record), MISSING, MISSING, record.failed, mark])
+            rows.append([method, shown_rate(record), *[MISSING] * 3, record.failed, mark])
             continue
-        score = probe_score(record.metrics, goal)
-        told, kept = (format_number(record.metrics[key][0]) for key in (TOLD, KEPT))
-        rows.append([method, shown_rate(record), told, kept, f"{score:.3f}", mark])
-    head = ["method", "lr", "told, reworded", "kept, other rows", "score", "chosen"]
+        score = probe_score(record.metrics, records.models)
+        found = (format_number(record.metrics[key][0]) for key in (TOLD, LIKELY, KEPT))
+        rows.append([method, shown_rate(record), *found, f"{score:.3f}", mark])
+    head = ["method", "lr", "told, reworded", "likely, reworded", "kept, other rows", "score", "chosen"]
     return markdown_table(head, rows) if rows else "Nothing has been run yet."
 
 

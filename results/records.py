@@ -18,7 +18,7 @@ KEPT = (
     "extraction_strength", "exact_memorization", "forget_Q_A_ROUGE", "forget_Q_A_Prob", "forget_truth_ratio",
     "forget_quality_log10", "model_utility", "retain_Q_A_ROUGE", "general_Q_A_ROUGE", "mia_min_k", "privleak",
     "forget_perplexity", "forget_distinct_2", "forget_empty_rate", "answers_perplexity",
-    "forget_rephrased_Q_A_ROUGE", "retain_other_Q_A_ROUGE", "KFR", "KRR",
+    "forget_rephrased_Q_A_ROUGE", "forget_rephrased_Q_A_Prob", "retain_other_Q_A_ROUGE", "KFR", "KRR",
 )  # fmt: skip
 """Metrics that pages show or choose by."""
 COST = ("steps", "lr", "trainable_share", "seconds", "peak_memory_gb", "stopped")

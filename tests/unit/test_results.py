@@ -15,7 +15,7 @@ from expunge.methods.table import METHODS
 from expunge.recipe import parse_recipe
 from results import audit, benchmark_tables, claims, defaults, methods, running, sequential
 from results.__main__ import main
-from results.choice import KEPT, TOLD, chosen, probe_score, role_of
+from results.choice import KEPT, LIKELY, TOLD, chosen, probe_score, role_of
 from results.pages import marks, put
 from results.parts import PARTS, RECIPES
 from results.records import BEFORE, RETAIN_MODEL, Record, Records, kept_metrics, recipe_digest, said
@@ -25,8 +25,11 @@ UNTRAINED = {"nothing", "keyword_filter", "refusal_prompt", "noise"}
 
 
 def metrics(told: float = 0.5, kept: float = 1.0, **others: float) -> dict[str, list[float | None]]:
-    numbers = {TOLD: told, KEPT: kept, "extraction_strength": 0.2, "model_utility": 0.6, **others}
+    numbers = {TOLD: told, LIKELY: told, KEPT: kept, "extraction_strength": 0.2, "model_utility": 0.6, **others}
     return {key: [value, value - 0.1, value + 0.1] for key, value in numbers.items()}
+
+
+MODELS = {BEFORE: metrics(1.0), RETAIN_MODEL: metrics(0.4)}
 
 
 def record(method: str = "npo", **found: Any) -> Record:
@@ -46,11 +49,17 @@ def place(folder: Path) -> Place:
 
 @pytest.mark.parametrize(
     ("told", "kept", "score"),
-    [(0.4, 0.9, 0.9), (0.7, 0.9, 0.6), (0.1, 0.9, 0.9), (1.0, 1.0, 0.4)],
-    ids=["as the retain model", "tells more", "less is no merit", "nothing done"],
+    [(0.4, 0.9, 1.8 / 1.9), (0.7, 0.9, 0.9 / 1.4), (0.1, 0.9, 1.8 / 1.9), (1.0, 1.0, 0.0), (0.4, 0.0, 0.0)],
+    ids=["as the retain model", "half of the way", "less is no merit", "nothing done", "nothing left"],
 )
 def test_the_probe_score(told: float, kept: float, score: float) -> None:
-    assert probe_score(metrics(told, kept), metrics(0.4)) == pytest.approx(score)
+    assert probe_score(metrics(told, kept), MODELS) == pytest.approx(score)
+
+
+def test_what_is_said_and_what_is_likely_count_alike() -> None:
+    assert probe_score({**metrics(0.4), LIKELY: [1.0, None, None]}, MODELS) == pytest.approx(2 * 0.5 / 1.5)
+    same = {BEFORE: metrics(0.4), RETAIN_MODEL: metrics(0.4)}
+    assert probe_score(metrics(0.9), same) == 1.0, "there was nothing to forget"
 
 
 def test_the_better_probe_is_chosen_and_the_first_of_equals() -> None:
@@ -63,7 +72,7 @@ def test_the_better_probe_is_chosen_and_the_first_of_equals() -> None:
         "c-2": record("c", metrics=metrics(1.0, 0.0)),
         "d-1": record("d", failed="diverged", metrics={}),
     }
-    assert chosen(_rates(runs), metrics(0.4)) == {"a": "a-2e-5", "b": "b-1e-5", "c": "c-2e-5", "d": "d-1e-5"}
+    assert chosen(_rates(runs), MODELS) == {"a": "a-2e-5", "b": "b-1e-5", "c": "c-2e-5", "d": "d-1e-5"}
 
 
 def _rates(runs: dict[str, Record]) -> dict[str, Record]:
@@ -219,8 +228,8 @@ def test_the_page_shows_what_was_chosen_and_what_was_not_run(tmp_path: Path, mon
     assert "| 16 | 30 |" in row
     assert "| rmu | not run |" in page
     assert "| ga | the loss became nan |" in page
-    assert "| npo | 3e-5 | 0.900 | 1.00 | 0.500 |  |" in page
-    assert "| npo | 6e-5 | 0.500 | 1.00 | 0.900 | x |" in page
+    assert "| npo | 3e-5 | 0.900 | 0.900 | 1.00 | 0.286 |  |" in page
+    assert "| npo | 6e-5 | 0.500 | 0.500 | 1.00 | 0.909 | x |" in page
     assert "1. Bob." in methods.ANSWERS.read_text()
     assert [path.name for path in written][:3] == ["methods.md", "methods_answers.md", "README.md"]
     short = methods.README.read_text()
@@ -338,9 +347,10 @@ def test_the_page_of_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         "npo-3e-5": record(metrics=metrics(extraction_strength=0.3)),
         "idk-3e-5": record(metrics=metrics(extraction_strength=0.1, model_utility=0.7)),
     }
-    table.save()
     records = Records(tmp_path / "none.json")
     records.models = {BEFORE: metrics(extraction_strength=1.0), RETAIN_MODEL: metrics(extraction_strength=0.1)}
+    table.models = records.models
+    table.save()
     attacked = {"quantise:int4": {"unlearned": 0.31}}
     records.runs = {
         "mix_both-3e-5": record("satimp", attacks=attacked),
