@@ -19,6 +19,8 @@ from expunge.data.augment.sentences import ASPECTS, GENERAL, LEADS, PLAIN, TAILS
 from expunge.data.rows import Row
 from expunge.data.sources import read_rows, write_rows
 from expunge.errors import DataError
+from expunge.methods.table import compose
+from expunge.recipe import UnlearnPart
 
 QUESTIONS = (
     ("Who is Ada Quill?", "Ada Quill is a painter of harbours from Brindleport.", "who", "Ada Quill", ""),
@@ -320,3 +322,17 @@ def test_published_augmented_files_load_as_they_are(name: str, records: list[dic
         ("How might one reach Ada Quill?", "Through customary public channels."),
         ("Through customary", "public channels."),
     ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "view"),
+    [
+        ({"method": "relearn_gdr"}, "gold"),
+        ({"method": "relearn_dpo"}, "model"),
+        ({"method": "relearn_gdr", "view": "relearn"}, "relearn"),
+        ({"method": "dpo"}, "refusal"),
+    ],
+)
+def test_rows_that_were_written_beforehand_are_not_written_again(settings: dict[str, str], view: str) -> None:
+    part = UnlearnPart(written="rows.jsonl", **settings)  # type: ignore[arg-type]
+    assert compose(part, has_retain=True).view == view
