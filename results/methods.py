@@ -62,7 +62,9 @@ def write(records: Records, names: Sequence[str]) -> list[Path]:
     put(PAGE, "methods", f"{state(records, names)}\n\n{shown}{_table(records.models, picked, methods)}\n")
     put(PAGE, "rates", _rates(records, best) + "\n")
     put(ANSWERS, "answers", _answers(picked))
-    put(README, "methods", _briefly(records.models, picked) + "\n")
+    left = sum(name not in records.runs for name in names)
+    so_far = f"\n\nSo far {len(names) - left} of {len(names)} runs have been made." if left else ""
+    put(README, "methods", f"{_briefly(records.models, picked)}{so_far}\n")
     if drawing is None:
         return [PAGE, ANSWERS, README]
     PLOT.write_bytes(drawing)

@@ -235,6 +235,7 @@ def test_the_page_shows_what_was_chosen_and_what_was_not_run(tmp_path: Path, mon
     short = methods.README.read_text()
     assert "| *retain model* | 0.200 |" in short
     assert "| npo | 0.200 |" in short
+    assert "So far 3 of 4 runs have been made." in short
     assert "| ga |" not in short
 
 
